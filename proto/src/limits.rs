@@ -20,6 +20,8 @@ pub const FRONT_STREAMS: u32 = 256;
 /// HTTP/2 at the front: window of one stream. Streams times window must not
 /// exceed the connection's window, else stalled readers block the others.
 pub const FRONT_STREAM_WINDOW: u32 = 256 << 10;
+/// HTTP/2 at the front: largest frame.
+pub const FRONT_FRAME_BYTES: u32 = 64 << 10;
 /// HTTP/2 towards agents: streams on an interactive connection.
 pub const AGENT_STREAMS: usize = 64;
 /// HTTP/2 towards agents: window of one stream on an interactive connection.

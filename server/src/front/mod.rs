@@ -1,0 +1,30 @@
+//! Where calls come in: listening, TLS, and what happens to every call before
+//! it is answered. From the outside in: trace, deadline, size, dispatch.
+
+pub mod deadline;
+mod dispatch;
+pub mod listen;
+pub mod size;
+mod trace;
+
+pub use dispatch::Dispatch;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tonic::body::Body;
+use tonic_health::pb::health_server::Health;
+use tonic_reflection::server::v1::ServerReflection;
+
+/// Answers one call of any kind.
+pub async fn answer<H: Health, R: ServerReflection>(
+    dispatch: Dispatch<H, R>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let traced = trace::Trace::begin(request.uri().path());
+    let (parts, body) = request.into_parts();
+    let (body, oversize) = size::limit(Body::new(body));
+    let mut request = Request::from_parts(parts, body);
+    request.extensions_mut().insert(oversize);
+    let deadline = deadline::of(request.headers());
+    traced.end(deadline::bound(deadline, dispatch.call(request)).await)
+}

@@ -1,0 +1,239 @@
+//! gVisor: runsc with systrap. An execution's things on the host are its
+//! directory, runsc's state, its control group, and its processes.
+
+mod cgroup;
+mod spec;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use nullspace_proto::{Error, Reason, Result};
+use rustix::mount::UnmountFlags;
+use tokio::process::Command;
+
+use super::{Engine, Launch, Usage, process::Process};
+use crate::instance::Instance;
+
+/// How long runsc may take to start or to end a sandbox.
+const START: Duration = Duration::from_secs(20);
+const END: Duration = Duration::from_secs(10);
+/// A sandbox whose memory is near its limit is looked at again after this.
+const PRESSURE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs executions with runsc.
+pub struct Gvisor {
+    runsc: PathBuf,
+    version: String,
+    data: PathBuf,
+    groups: cgroup::Groups,
+}
+
+impl Gvisor {
+    /// Uses a runsc binary. Its state and the executions' directories are below
+    /// `data`.
+    pub async fn open(runsc: PathBuf, data: &Path, instance: &Instance) -> Result<Self> {
+        let output = super::command::run(&runsc.to_string_lossy(), ["--version"], "").await?;
+        let digest = runsc.parent().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default();
+        let version = output.lines().next().and_then(|line| line.strip_prefix("runsc version ")).unwrap_or("unknown");
+        // A build from source says VERSION_MISSING; then its hash has to do.
+        let version = if version == "VERSION_MISSING" {
+            format!("sha256:{}", digest.get(..12).unwrap_or(digest))
+        } else {
+            version.to_owned()
+        };
+        let engine = Self { runsc, version, data: data.to_owned(), groups: cgroup::Groups::new(instance) };
+        for directory in [engine.state(), engine.overlays(), engine.directories()] {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+            made.map_err(|error| Error::internal(format!("{}: {error}", directory.display())))?;
+        }
+        Ok(engine)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.data.join("runsc")
+    }
+
+    fn overlays(&self) -> PathBuf {
+        self.data.join("overlay")
+    }
+
+    fn directories(&self) -> PathBuf {
+        self.data.join("executions")
+    }
+
+    fn directory(&self, execution: &str) -> PathBuf {
+        self.directories().join(execution)
+    }
+
+    fn runsc(&self, directory: &Path) -> Command {
+        let mut command = Command::new(&self.runsc);
+        command.arg("--root").arg(self.state()).arg("--log").arg(directory.join("runsc.log"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    fn prepare(&self, launch: &Launch, directory: &Path) -> io::Result<()> {
+        let private = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        private(directory)?;
+        private(&directory.join("bundle"))?;
+        for visible in ["control", "volumes/rw", "volumes/ro"] {
+            fs::create_dir_all(directory.join(visible))?;
+            fs::set_permissions(directory.join(visible), fs::Permissions::from_mode(0o755))?;
+        }
+        for (name, content) in &launch.control {
+            let mode = if *name == "secret" { 0o400 } else { 0o444 };
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(directory.join("control").join(name))?;
+            io::Write::write_all(&mut file, content.as_bytes())?;
+        }
+        let spec = spec::spec(launch, directory, &self.groups.group(&launch.execution));
+        fs::write(directory.join("bundle/config.json"), spec.to_string())
+    }
+
+    async fn start(&self, launch: &Launch, directory: &Path) -> Result<Process> {
+        let stderr = fs::File::create(directory.join("stderr.log")).map_err(|error| fault(directory, &error))?;
+        let mut command = self.runsc(directory);
+        command.args(spec::FLAGS).arg(format!(
+            "--overlay2=root:dir={},size={}m",
+            self.overlays().display(),
+            launch.disk_mib
+        ));
+        command.args(["run", "--detach", "--bundle"]).arg(directory.join("bundle"));
+        command.arg("--pid-file").arg(directory.join("pid")).arg(&launch.execution).stderr(stderr);
+        let mut child = command.spawn().map_err(|error| fault(&self.runsc, &error))?;
+        let status = tokio::time::timeout(START, child.wait()).await;
+        match status {
+            Ok(Ok(status)) if status.success() => {}
+            outcome => {
+                let said = fs::read_to_string(directory.join("stderr.log")).unwrap_or_default();
+                let message = format!("runsc run: {outcome:?}: {}", said.trim());
+                tracing::error!(execution = launch.execution, %message);
+                return Err(Error::new(Reason::SandboxStartFailed, "the engine could not start the sandbox"));
+            }
+        }
+        self.groups.group(&launch.execution).raise_memory(cgroup::host_memory(launch.memory_mib))?;
+        self.open_process(directory)?
+            .ok_or_else(|| Error::new(Reason::SandboxStartFailed, "the sandbox ended at its start"))
+    }
+
+    fn open_process(&self, directory: &Path) -> Result<Option<Process>> {
+        let Ok(text) = fs::read_to_string(directory.join("pid")) else { return Ok(None) };
+        let pid = text.trim().parse().map_err(|error| fault(directory, &error))?;
+        Process::open(pid)
+    }
+
+    /// Whether a process is the sandbox of this execution: its number may have
+    /// been given to another since.
+    fn is_sandbox(process: &Process, execution: &str) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|argument| argument == execution.as_bytes())
+    }
+}
+
+#[tonic::async_trait]
+impl Engine for Gvisor {
+    fn name(&self) -> &'static str {
+        "gvisor"
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    async fn create(&self, launch: &Launch) -> Result<Process> {
+        let directory = self.directory(&launch.execution);
+        self.prepare(launch, &directory).map_err(|error| fault(&directory, &error))?;
+        match self.start(launch, &directory).await {
+            Ok(process) => Ok(process),
+            Err(error) => {
+                if let Err(error) = self.destroy(&launch.execution).await {
+                    tracing::error!(%error, execution = launch.execution, "a failed start was not cleaned up");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn adopt(&self, execution: &str) -> Result<Option<Process>> {
+        let process = self.open_process(&self.directory(execution))?;
+        Ok(process.filter(|process| Self::is_sandbox(process, execution)))
+    }
+
+    async fn executions(&self) -> Result<BTreeSet<String>> {
+        let names = |path: PathBuf| -> Vec<String> {
+            fs::read_dir(path)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .collect()
+        };
+        let states = names(self.state()).into_iter().filter_map(|name| {
+            // runsc keeps ID_sandbox:ID.state and a lock beside it.
+            let id = name.split_once("_sandbox:")?.0;
+            Some(id.to_owned())
+        });
+        Ok(names(self.directories()).into_iter().chain(states).chain(self.groups.executions()).collect())
+    }
+
+    async fn usage(&self, execution: &str) -> Result<Usage> {
+        Ok(Usage { cpu_nanoseconds: self.groups.group(execution).cpu_nanoseconds()? })
+    }
+
+    async fn memory_pressure(&self, execution: &str, memory_mib: i32) -> Result<()> {
+        self.groups.group(execution).memory_crossed(cgroup::pressure_threshold(memory_mib)).await?;
+        // Memory that stays near the limit is no reason to call without pause.
+        tokio::time::sleep(PRESSURE_PAUSE).await;
+        Ok(())
+    }
+
+    async fn destroy(&self, execution: &str) -> Result<()> {
+        let directory = self.directory(execution);
+        if let Some(process) = self.adopt(execution).await? {
+            process.kill();
+            let ended = tokio::time::timeout(END, process.ended()).await;
+            ended.map_err(|_| Error::internal(format!("the sandbox of {execution} does not end")))?;
+        }
+        let mut delete = self.runsc(&self.data);
+        delete.args(["delete", "--force", execution]).stderr(Stdio::piped());
+        let output = tokio::time::timeout(END, delete.output()).await;
+        let output = output.map_err(|_| Error::internal(format!("runsc delete {execution} does not end")))?;
+        let output = output.map_err(|error| fault(&self.runsc, &error))?;
+        if !output.status.success() {
+            // What runsc does not know has no state; the rest is removed below.
+            tracing::debug!(execution, stderr = %String::from_utf8_lossy(&output.stderr).trim(), "runsc delete");
+        }
+        self.groups.group(execution).remove()?;
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&directory, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        if !self.executions().await?.is_empty() {
+            return Ok(());
+        }
+        // runsc leaves this mount after its last sandbox.
+        let leftover = self.state().join("null-netns");
+        if leftover.exists() {
+            rustix::mount::unmount(&leftover, UnmountFlags::DETACH).map_err(|error| fault(&leftover, &error))?;
+            fs::remove_file(&leftover).map_err(|error| fault(&leftover, &error))?;
+        }
+        self.groups.close();
+        Ok(())
+    }
+}
+
+fn fault(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::internal(format!("{}: {error}", path.display()))
+}

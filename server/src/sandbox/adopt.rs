@@ -1,0 +1,83 @@
+//! What a server finds when it starts: sandboxes that went on without it, and
+//! the remains of what an earlier one began.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use nullspace_proto::Result;
+
+use super::{
+    Entry, PREFIX, Sandboxes,
+    live::Live,
+    record::{End, Execution, Record, State},
+};
+use crate::{route::pool::Pool, store::scan_all};
+
+impl Sandboxes {
+    /// Takes over every sandbox that runs, ends what an earlier server left in
+    /// the middle, and removes what has no record.
+    pub async fn adopt(self: &Arc<Self>) -> Result<()> {
+        let records: Vec<(String, Record)> = scan_all(&*self.store, PREFIX).await?;
+        let entries: Vec<_> = records.into_iter().map(|(_, record)| Entry::new(record, true)).collect();
+        let held = entries.iter().filter_map(|entry| {
+            let record = entry.record();
+            Some((record.execution()?.slot(), record.spec.internet))
+        });
+        self.slots.adopt(&held.collect::<Vec<_>>()).await?;
+        self.remove_unknown(&entries).await?;
+        for entry in entries {
+            self.deadlines.note(&entry.record());
+            self.insert(entry.clone());
+            self.adopt_one(&entry).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_unknown(&self, entries: &[Arc<Entry>]) -> Result<()> {
+        let known: BTreeSet<_> =
+            entries.iter().filter_map(|entry| Some(entry.record().execution()?.id.clone())).collect();
+        for execution in self.engine.executions().await?.difference(&known) {
+            tracing::warn!(execution, "removing an execution that has no record");
+            if let Err(error) = self.engine.destroy(execution).await {
+                tracing::error!(execution, %error, "an execution without record was not removed");
+            }
+        }
+        Ok(())
+    }
+
+    async fn adopt_one(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {
+        let record = entry.record();
+        match &record.state {
+            State::Running { .. } if record.spec.ephemeral => {
+                self.finish(entry, End::Destroyed, "the server stopped while it ran its command").await;
+            }
+            State::Running { execution } => match self.take_over(&record, execution.clone()).await? {
+                Some(live) => {
+                    tracing::info!(sandbox = record.id, "adopted");
+                    self.watch(entry, live);
+                }
+                None => self.finish(entry, End::Lost, "its kernel died while the server was away").await,
+            },
+            State::Creating { .. } => {
+                self.finish(entry, End::Destroyed, "the server stopped while it was being made").await
+            }
+            State::Destroying { end, .. } => self.finish(entry, *end, &record.reason).await,
+            State::Destroyed | State::Error { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn take_over(&self, record: &Record, execution: Execution) -> Result<Option<Arc<Live>>> {
+        let Some(process) = self.engine.adopt(&execution.id).await? else { return Ok(None) };
+        let pool = Pool::new(self.slots.address(execution.slot()), &execution.secret)?;
+        Ok(Some(Arc::new(Live::new(record.id.clone(), record.incarnation, execution, pool, process))))
+    }
+
+    async fn finish(self: &Arc<Self>, entry: &Arc<Entry>, end: End, reason: &str) {
+        let record = entry.record();
+        tracing::warn!(sandbox = record.id, reason, "ending what an earlier server left");
+        if let Err(error) = self.end(entry, end, reason).await {
+            tracing::error!(sandbox = record.id, %error, "not ended; it is tried again");
+            self.deadlines.note(&entry.record());
+        }
+    }
+}

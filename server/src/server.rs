@@ -1,0 +1,176 @@
+//! The whole server, from its settings to its end.
+
+use std::{
+    fs, io,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::Arc,
+};
+
+use nullspace_proto::{DESCRIPTORS, Error, Result};
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+
+use crate::{
+    api::{Api, SandboxApi, SystemApi},
+    config::Config,
+    front::{Dispatch, listen::Front},
+    instance::{self, Instance},
+    keys::{ApiKeys, derive_secret},
+    route::Relay,
+    runtime::{assets::Assets, gvisor::Gvisor, network::Slots},
+    sandbox::Sandboxes,
+    store::{Condition, Store, Write, idempotency::Idempotency, sled::SledStore},
+};
+
+const SECRET_KEY: &str = "meta/secret";
+const SUBNET_KEY: &str = "meta/subnet";
+
+/// A server that is ready to serve.
+pub struct Server {
+    front: Front,
+    sandboxes: Arc<Sandboxes>,
+    slots: Arc<Slots>,
+    keys: Arc<ApiKeys>,
+    instance: Instance,
+    /// Held as long as the server lives.
+    _lock: fs::File,
+}
+
+impl Server {
+    /// Opens the store, takes over what runs, and listens.
+    pub async fn build(config: Config) -> Result<Self> {
+        let data = &config.data_dir;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(|error| fault(data, &error))?;
+        let lock = lock(&data.join("lock"))?;
+        let instance = Instance::of(data).map_err(|error| fault(data, &error))?;
+        let store: Arc<dyn Store> = Arc::new(SledStore::open(&data.join("store"))?);
+        let secret = server_secret(&*store).await?;
+        let subnet = subnet(&*store, &instance, &config).await?;
+        let idempotency = Arc::new(Idempotency::new(store.clone(), derive_secret(&secret, "digests")));
+        let keys =
+            Arc::new(ApiKeys::open(store.clone(), idempotency.clone(), derive_secret(&secret, "api keys")).await?);
+        let assets = Assets::new(config.assets_dir.clone());
+        let engine = Arc::new(Gvisor::open(assets.engine()?, data, &instance).await?);
+        let slots = Arc::new(Slots::new(instance.clone(), subnet, config.ready_slots, config.dns.clone()));
+        let tls = config.tls.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+        // Before anything on the host is changed: a port in use is found here.
+        let front = Front::bind(config.listen, tls).await?;
+        let sandboxes = Sandboxes::new(store, idempotency, engine, assets, slots.clone());
+        sandboxes.adopt().await?;
+        if let Some(key) = keys.bootstrap().await? {
+            write_client_config(&config.client_config, &key, &front.url()?)?;
+            tracing::info!(path = %config.client_config.display(), "the first API key is there");
+        }
+        fs::write(data.join("listen.addr"), front.address()?.to_string()).map_err(|error| fault(data, &error))?;
+        Ok(Self { front, sandboxes, slots, keys, instance, _lock: lock })
+    }
+
+    /// Serves until `stop`. Sandboxes go on; the next server takes them over.
+    pub async fn run(self, stop: CancellationToken) -> Result<()> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_service_status("", ServingStatus::Serving).await;
+        let reflection =
+            tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS).build_v1();
+        let reflection = reflection.map_err(|error| Error::internal(format!("reflection: {error}")))?;
+        let sandbox = SandboxApi::new(self.sandboxes.clone());
+        let system = SystemApi::new(self.instance, self.keys.clone(), self.sandboxes.clone());
+        let api = Api::new(sandbox, system, health_service, reflection);
+        let dispatch = Dispatch::new(self.keys, api, Relay::new(self.sandboxes.clone()));
+        tracing::info!(url = self.front.url()?, "serving");
+        let loops = async {
+            tokio::join!(
+                self.sandboxes.clone().keep_deadlines(),
+                self.sandboxes.clone().keep_forgetting(),
+                self.sandboxes.clone().keep_sampling(),
+            )
+        };
+        let ready = async {
+            tokio::select! {
+                () = self.slots.keep_ready() => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        let serve = async {
+            self.front.serve(dispatch, stop.clone()).await;
+            health.set_service_status("", ServingStatus::NotServing).await;
+            self.sandboxes.close().await;
+        };
+        tokio::join!(loops, ready, serve);
+        tracing::info!("stopped; sandboxes go on");
+        Ok(())
+    }
+}
+
+/// One server per data directory.
+fn lock(path: &Path) -> Result<fs::File> {
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| fault(path, &error))?;
+    let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    locked.map_err(|_| {
+        Error::invalid_field("data-dir", format!("another server uses it (it holds {})", path.display()))
+    })?;
+    Ok(file)
+}
+
+/// 32 random bytes, made at the first start.
+async fn server_secret(store: &dyn Store) -> Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| Error::internal(format!("no random bytes: {error}")))?;
+    store
+        .commit(vec![Condition::Absent(SECRET_KEY.into())], vec![Write::Put(SECRET_KEY.into(), secret.to_vec())])
+        .await?;
+    let stored = store.get(SECRET_KEY).await?.unwrap_or_default();
+    stored.try_into().map_err(|_| Error::internal("the server's secret is damaged"))
+}
+
+/// Chosen at the first start and kept: running sandboxes have their addresses
+/// in it.
+async fn subnet(store: &dyn Store, instance: &Instance, config: &Config) -> Result<std::net::Ipv4Addr> {
+    if let Some(bytes) = store.get(SUBNET_KEY).await? {
+        let stored: [u8; 4] = bytes.try_into().map_err(|_| Error::internal("the stored subnet is damaged"))?;
+        return Ok(stored.into());
+    }
+    let free = || async {
+        let networks = instance::host_networks().await?;
+        instance
+            .subnet(&networks)
+            .ok_or_else(|| Error::invalid_field("subnet", "no /16 of 10.0.0.0/8 is free; name one"))
+    };
+    let subnet = match config.subnet {
+        Some(subnet) => subnet,
+        None => free().await?,
+    };
+    store.commit(vec![], vec![Write::Put(SUBNET_KEY.into(), subnet.octets().to_vec())]).await?;
+    Ok(subnet)
+}
+
+/// Leaves the key where clients find it, and keeps what else is there.
+fn write_client_config(path: &Path, key: &str, url: &str) -> Result<()> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+    config.insert("api_key".into(), key.into());
+    config.insert("base_url".into(), url.into());
+    let text = serde_json::to_string_pretty(&config).map_err(|error| fault(path, &error))?;
+    let write = || -> io::Result<()> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let fresh = path.with_extension(format!("new.{}", std::process::id()));
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    write().map_err(|error| fault(path, &error))
+}
+
+fn fault(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::internal(format!("{}: {error}", path.display()))
+}

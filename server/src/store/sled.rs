@@ -1,0 +1,178 @@
+//! The embedded store. One thread commits: transactions that wait together are
+//! flushed and synced together.
+//!
+//! sled's own flush is sync_file_range, which does not survive a power loss, so
+//! the database file is synced here as well.
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+};
+
+use nullspace_proto::{Error, Result};
+use sled::transaction::{ConflictableTransactionError, TransactionError, TransactionalTree};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::{Condition, Store, Write};
+
+/// Commits that may wait.
+const QUEUE: usize = 1_024;
+/// Commits that are made durable by one sync at most.
+const BATCH: usize = 256;
+/// Changes that a watcher may be behind.
+const WATCH_BACKLOG: usize = 4_096;
+/// Memory for pages.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// A [`Store`] in a directory.
+pub struct SledStore {
+    db: sled::Db,
+    commits: Option<mpsc::Sender<Commit>>,
+    changes: broadcast::Sender<Arc<[Write]>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Commit {
+    conditions: Vec<Condition>,
+    writes: Vec<Write>,
+    answer: oneshot::Sender<Result<bool>>,
+}
+
+impl SledStore {
+    /// Opens or makes the store in `directory`. Fails if another process has it.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let fail = |error: &dyn std::fmt::Display| {
+            Error::internal(format!("the store {} does not open: {error}", directory.display()))
+        };
+        let db = sled::Config::new()
+            .path(directory)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .open()
+            .map_err(|e| fail(&e))?;
+        let file = File::open(directory.join("db")).map_err(|e| fail(&e))?;
+        let (commits, queue) = mpsc::channel(QUEUE);
+        let (changes, _) = broadcast::channel(WATCH_BACKLOG);
+        let writer = Writer { db: db.clone(), file, changes: changes.clone() };
+        let writer =
+            std::thread::Builder::new().name("store".into()).spawn(move || writer.run(queue)).map_err(|e| fail(&e))?;
+        Ok(Self { db, commits: Some(commits), changes, writer: Mutex::new(Some(writer)) })
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        self.commits = None;
+        let writer = self.writer.get_mut().map(Option::take);
+        if let Ok(Some(writer)) = writer {
+            // Its queue is closed, so it ends after what it holds.
+            let _ = writer.join();
+        }
+    }
+}
+
+struct Writer {
+    db: sled::Db,
+    file: File,
+    changes: broadcast::Sender<Arc<[Write]>>,
+}
+
+impl Writer {
+    fn run(self, mut queue: mpsc::Receiver<Commit>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut batch = vec![first];
+            while let Some(next) = queue.try_recv().ok().filter(|_| batch.len() < BATCH) {
+                batch.push(next);
+            }
+            self.commit(batch);
+        }
+    }
+
+    /// Applies each commit, makes all durable, and only then answers.
+    fn commit(&self, batch: Vec<Commit>) {
+        let outcomes: Vec<_> = batch.into_iter().map(|commit| (apply(&self.db, &commit), commit)).collect();
+        let durable = self.sync();
+        for (outcome, commit) in outcomes {
+            let outcome = durable.clone().and(outcome);
+            if matches!(outcome, Ok(true)) {
+                // Nobody watches: that is no fault.
+                let _ = self.changes.send(commit.writes.into());
+            }
+            // The caller may have left; the commit stands.
+            let _ = commit.answer.send(outcome);
+        }
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.db.flush().map_err(|error| Error::internal(format!("the store was not flushed: {error}")))?;
+        self.file.sync_data().map_err(|error| Error::internal(format!("the store was not synced: {error}")))
+    }
+}
+
+fn apply(db: &sled::Db, commit: &Commit) -> Result<bool> {
+    let outcome = db.transaction(|tree| {
+        if !holds(tree, &commit.conditions)? {
+            return Err(ConflictableTransactionError::Abort(()));
+        }
+        for write in &commit.writes {
+            match write {
+                Write::Put(key, value) => tree.insert(key.as_bytes(), value.as_slice())?,
+                Write::Delete(key) => tree.remove(key.as_bytes())?,
+            };
+        }
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(TransactionError::Abort(())) => Ok(false),
+        Err(TransactionError::Storage(error)) => Err(Error::internal(format!("the store failed: {error}"))),
+    }
+}
+
+fn holds(tree: &TransactionalTree, conditions: &[Condition]) -> Result<bool, ConflictableTransactionError<()>> {
+    for condition in conditions {
+        let held = match condition {
+            Condition::Absent(key) => tree.get(key.as_bytes())?.is_none(),
+            Condition::Equals(key, value) => tree.get(key.as_bytes())?.is_some_and(|found| found == value.as_slice()),
+        };
+        if !held {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[tonic::async_trait]
+impl Store for SledStore {
+    async fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let value = self.db.get(key).map_err(|error| Error::internal(format!("the store failed: {error}")))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    async fn commit(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> Result<bool> {
+        let closed = || Error::internal("the store is closed");
+        let (answer, outcome) = oneshot::channel();
+        let commits = self.commits.as_ref().ok_or_else(closed)?;
+        commits.send(Commit { conditions, writes, answer }).await.map_err(|_| closed())?;
+        outcome.await.map_err(|_| closed())?
+    }
+
+    async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>> {
+        let start = after.map_or_else(|| prefix.as_bytes().to_vec(), |after| [after.as_bytes(), b"\0"].concat());
+        let mut entries = Vec::new();
+        for entry in self.db.range(start..).take(limit) {
+            let (key, value) = entry.map_err(|error| Error::internal(format!("the store failed: {error}")))?;
+            if !key.starts_with(prefix.as_bytes()) {
+                break;
+            }
+            entries.push((String::from_utf8_lossy(&key).into_owned(), value.to_vec()));
+        }
+        Ok(entries)
+    }
+
+    fn watch(&self) -> broadcast::Receiver<Arc<[Write]>> {
+        self.changes.subscribe()
+    }
+}
