@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.skip_debug(secret_messages(&pool)?.iter().map(|message| format!(".{}", message.full_name())));
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("crate::codec::ProtoCodec")
         .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
     Ok(())
 }

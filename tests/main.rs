@@ -2,11 +2,11 @@
 //! for each promise that spans them.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-// mod crash;
 mod command;
-// mod file;
-// mod limits;
-// mod network;
-// mod routing;
+mod crash;
+mod file;
+mod limits;
+mod network;
+mod routing;
 mod sandbox;
-// mod system;
+mod system;

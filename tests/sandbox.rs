@@ -202,12 +202,19 @@ async fn a_lifetime_can_be_extended_and_set_and_ends_on_time() -> Result {
         timeout,
         action: 0,
     };
-    let never = api.sandboxes().set_sandbox_timeout(set(None, "never")).await?.into_inner().sandbox.unwrap();
+    let never = api
+        .sandboxes()
+        .set_sandbox_timeout(set(None, &nullspace_proto::id::request()))
+        .await?
+        .into_inner()
+        .sandbox
+        .unwrap();
     assert_eq!(never.expires_at, None);
-    let soon = api.sandboxes().set_sandbox_timeout(set(seconds(2), "soon")).await?.into_inner();
-    let again = api.sandboxes().set_sandbox_timeout(set(seconds(2), "soon")).await?.into_inner();
+    let key = nullspace_proto::id::request();
+    let soon = api.sandboxes().set_sandbox_timeout(set(seconds(2), &key)).await?.into_inner();
+    let again = api.sandboxes().set_sandbox_timeout(set(seconds(2), &key)).await?.into_inner();
     assert_eq!(soon, again);
-    refused(api.sandboxes().set_sandbox_timeout(set(seconds(3), "soon")).await, Reason::IdempotencyKeyReused);
+    refused(api.sandboxes().set_sandbox_timeout(set(seconds(3), &key)).await, Reason::IdempotencyKeyReused);
     refused(api.sandboxes().set_sandbox_timeout(set(seconds(-1), "")).await, Reason::InvalidRequest);
     // It can be used until then.
     assert_eq!(sandbox.sh("echo here").await?, "here\n");

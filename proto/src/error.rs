@@ -216,6 +216,9 @@ impl From<Error> for Status {
             details.set_retry_info(Some(delay));
         }
         // What went wrong inside is for the log alone.
+        if reason == Reason::Internal {
+            tracing::error!(cause = message, "internal error");
+        }
         let message = match reason {
             Reason::Internal => "internal error; the server's log has it under the request id".to_owned(),
             _ => message,

@@ -2,6 +2,7 @@
 //! the schema says beside them. This is the only crate that includes generated
 //! code.
 
+pub mod codec;
 pub mod error;
 pub mod id;
 pub mod limits;

@@ -84,7 +84,7 @@ pub const DISK_MIB: std::ops::RangeInclusive<i32> = 512..=131_072;
 /// MiB of disk when none are named.
 pub const DEFAULT_DISK_MIB: i32 = 2_048;
 /// Processes and threads of a sandbox's programs.
-pub const MAX_PROCESSES: i32 = 4_096;
+pub const MAX_PROCESSES: i32 = 2_048;
 
 /// Lifetime of a sandbox when the caller says nothing of it.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);

@@ -1,6 +1,7 @@
 //! nullspaced: serves the API and runs the sandboxes of one host.
 
 mod api;
+mod body;
 mod caller;
 mod config;
 mod front;

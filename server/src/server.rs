@@ -79,25 +79,20 @@ impl Server {
         let api = Api::new(sandbox, system, health_service, reflection);
         let dispatch = Dispatch::new(self.keys, api, Relay::new(self.sandboxes.clone()));
         tracing::info!(url = self.front.url()?, "serving");
-        let loops = async {
-            tokio::join!(
-                self.sandboxes.clone().keep_deadlines(),
-                self.sandboxes.clone().keep_forgetting(),
-                self.sandboxes.clone().keep_sampling(),
-            )
-        };
-        let ready = async {
-            tokio::select! {
-                () = self.slots.keep_ready() => {}
-                () = stop.cancelled() => {}
-            }
-        };
-        let serve = async {
-            self.front.serve(dispatch, stop.clone()).await;
+        let stopping = async {
+            stop.cancelled().await;
             health.set_service_status("", ServingStatus::NotServing).await;
-            self.sandboxes.close().await;
+            self.sandboxes.stop();
         };
-        tokio::join!(loops, ready, serve);
+        tokio::join!(
+            stopping,
+            self.front.serve(dispatch, stop.clone()),
+            self.slots.keep_ready(&stop),
+            self.sandboxes.clone().keep_deadlines(),
+            self.sandboxes.clone().keep_forgetting(),
+            self.sandboxes.clone().keep_sampling(),
+        );
+        self.sandboxes.close().await;
         tracing::info!("stopped; sandboxes go on");
         Ok(())
     }

@@ -1,20 +1,14 @@
 //! The caller's deadline. It bounds the answer and, for a stream, all of it;
 //! what the server did for the call ends with it. A started command goes on.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, Response};
-use http_body::Frame;
 use nullspace_proto::{Error, Reason};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tonic::{Status, body::Body};
 
-use crate::route::pool::trailers;
+use crate::body::Until;
 
 /// Further away than any call lives.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -45,7 +39,11 @@ pub async fn bound(deadline: Option<Instant>, answer: impl Future<Output = Respo
     let Some(deadline) = deadline else { return answer.await };
     match tokio::time::timeout_at(deadline, answer).await {
         Ok(response) => {
-            response.map(|body| Body::new(Bounded { body: Some(body), deadline: Box::pin(sleep_until(deadline)) }))
+            let end = async move {
+                sleep_until(deadline).await;
+                passed()
+            };
+            response.map(|body| Body::new(Until::new(body, end)))
         }
         Err(_) => Status::from(passed()).into_http(),
     }
@@ -53,32 +51,6 @@ pub async fn bound(deadline: Option<Instant>, answer: impl Future<Output = Respo
 
 fn passed() -> Error {
     Error::new(Reason::DeadlineExceeded, "the call's deadline has passed")
-}
-
-/// A body that ends at a time. `None`: it has ended.
-struct Bounded {
-    body: Option<Body>,
-    deadline: Pin<Box<Sleep>>,
-}
-
-impl http_body::Body for Bounded {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
-        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
-            return Poll::Ready(frame);
-        }
-        ready!(self.deadline.as_mut().poll(cx));
-        // Dropping the body ends the work behind it.
-        self.body = None;
-        Poll::Ready(Some(Ok(Frame::trailers(trailers(passed())))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
-    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic_health::pb::health_server::Health;
 use tonic_reflection::server::v1::ServerReflection;
+use tracing::Instrument as _;
 
 /// Answers one call of any kind.
 pub async fn answer<H: Health, R: ServerReflection>(
@@ -26,5 +27,7 @@ pub async fn answer<H: Health, R: ServerReflection>(
     let mut request = Request::from_parts(parts, body);
     request.extensions_mut().insert(oversize);
     let deadline = deadline::of(request.headers());
-    traced.end(deadline::bound(deadline, dispatch.call(request)).await)
+    let answer = deadline::bound(deadline, dispatch.call(request)).instrument(traced.span());
+    let response = answer.await;
+    traced.end(response)
 }

@@ -28,6 +28,11 @@ impl Trace {
         Self { path: path.to_owned(), request_id: id::request(), begun: Instant::now(), logged: false }
     }
 
+    /// Names the call in what is logged on its way.
+    pub fn span(&self) -> tracing::Span {
+        tracing::info_span!("call", id = self.request_id)
+    }
+
     /// Its answer begins; its end is logged when it comes.
     pub fn end(mut self, mut response: Response<Body>) -> Response<Body> {
         if let Ok(id) = HeaderValue::from_str(&self.request_id) {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Frame;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -23,7 +23,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_util::task::TaskTracker;
 use tonic::{Status, body::Body};
 
-use crate::runtime::Address;
+use crate::{body::Until, runtime::Address};
 
 /// Metadata that proves to an agent that its server calls.
 const SECRET: &str = "nullspace-secret";
@@ -116,7 +116,11 @@ impl Pool {
     /// the answer has begun, is a gRPC status in the answer.
     pub async fn call(&self, request: Request<Body>, bulk: bool) -> Response<Body> {
         match self.send(request, bulk).await {
-            Ok(response) => response.map(Body::new),
+            Ok(response) => {
+                let pool = self.clone();
+                let ended = async move { ended_error(pool.wait_ended().await) };
+                response.map(|body| Body::new(Until::new(body, ended)))
+            }
             Err(error) => Status::from(error).into_http(),
         }
     }
@@ -132,8 +136,7 @@ impl Pool {
             };
             sender.ready().await.map_err(unreachable)?;
             let response = sender.send_request(request).await.map_err(unreachable)?;
-            let ended = Box::pin(wait_ended(self.clone()));
-            Ok(response.map(|inner| AgentBody { inner, over: false, ended, _slot: slot }))
+            Ok(response.map(|inner| AgentBody { inner, _slot: slot }))
         };
         tokio::select! {
             biased;
@@ -230,10 +233,6 @@ impl Drop for Slot {
     }
 }
 
-async fn wait_ended(pool: Pool) -> Reason {
-    pool.wait_ended().await
-}
-
 fn ended_error(reason: Reason) -> Error {
     let message = match reason {
         Reason::AgentLost => "the sandbox's kernel died",
@@ -243,59 +242,27 @@ fn ended_error(reason: Reason) -> Error {
     Error::wrong_state(reason, "sandbox", message)
 }
 
-/// The body of an agent's answer. A failure becomes trailers: a reset would
-/// reach the caller as INTERNAL or UNKNOWN, which says nothing.
+/// The body of an agent's answer. Holds its stream.
 struct AgentBody {
     inner: Incoming,
-    over: bool,
-    ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
     _slot: Slot,
-}
-
-impl AgentBody {
-    fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.over = true;
-        Poll::Ready(Some(Ok(Frame::trailers(trailers(error)))))
-    }
 }
 
 impl http_body::Body for AgentBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.over {
-            return Poll::Ready(None);
-        }
-        if let Poll::Ready(reason) = self.ended.as_mut().poll(cx) {
-            return self.fail(ended_error(reason));
-        }
-        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                self.over = frame.is_trailers();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                let message = format!("the connection to the sandbox's agent broke: {error}");
-                self.fail(Error::new(Reason::AgentUnreachable, message))
-            }
-            // An answer without a status was cut, unless its headers had one.
-            None => Poll::Ready(None),
-        }
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let broken = |error| {
+            Error::new(Reason::AgentUnreachable, format!("the connection to the sandbox's agent broke: {error}"))
+        };
+        Poll::Ready(frame.map(|frame| frame.map_err(broken)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over || self.inner.is_end_stream()
+        self.inner.is_end_stream()
     }
-}
-
-/// An error as the end of an answer that has begun.
-pub fn trailers(error: Error) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if Status::from(error).add_header(&mut headers).is_err() {
-        headers.insert("grpc-status", HeaderValue::from(tonic::Code::Internal as i32));
-    }
-    headers
 }
 
 /// The pool as a tonic client's channel, for the server's own calls.

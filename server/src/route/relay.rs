@@ -14,6 +14,7 @@ use tonic::{Status, body::Body};
 
 use super::first;
 use crate::{
+    body::Until,
     caller::Caller,
     front::size::Oversize,
     sandbox::{Sandboxes, live::Live},
@@ -61,8 +62,8 @@ impl Relay {
         let mut response = match oversize {
             Some(oversize) => tokio::select! {
                 biased;
-                error = oversize.found() => return Err(error),
-                response = sent => response,
+                error = oversize.clone().found() => return Err(error),
+                response = sent => response.map(|body| Body::new(Until::new(body, oversize.found()))),
             },
             None => sent.await,
         };

@@ -15,6 +15,7 @@ use std::{
 
 use nullspace_proto::{Error, Reason, Result};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::{Address, command::run};
 use crate::instance::Instance;
@@ -123,24 +124,28 @@ impl Slots {
         state.quarantined.push_back((Instant::now(), slot.0));
     }
 
-    /// Keeps slots ready until cancelled.
-    pub async fn keep_ready(&self) {
-        loop {
-            while self.lock().ready.len() < self.ready_target {
-                match self.make().await {
-                    Ok(slot) => {
-                        let mut state = self.lock();
-                        state.taken.remove(&slot.0);
-                        state.ready.push_back(slot.0);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "no network slot could be made ahead");
-                        break;
-                    }
-                }
+    /// Keeps slots ready until told to stop. A slot that is being made then is
+    /// made to its end, so that `close` finds it.
+    pub async fn keep_ready(&self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            if self.lock().ready.len() < self.ready_target && self.make_ready().await {
+                continue;
             }
-            self.changed.notified().await;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.changed.notified() => {}
+            }
         }
+    }
+
+    async fn make_ready(&self) -> bool {
+        let made = self.make().await;
+        let made = made.inspect_err(|error| tracing::warn!(%error, "no network slot could be made ahead"));
+        let Ok(slot) = made else { return false };
+        let mut state = self.lock();
+        state.taken.remove(&slot.0);
+        state.ready.push_back(slot.0);
+        true
     }
 
     /// Removes the slots that are ready, and the host's rules if no slot is

@@ -24,6 +24,8 @@ use crate::{
 
 /// How long the server's own calls to an agent may take.
 const AGENT_CALL: Duration = Duration::from_secs(5);
+/// Memory that stays near the limit is told of this often.
+const PRESSURE_PAUSE: Duration = Duration::from_secs(1);
 /// How often a starting agent is tried.
 const ASSIGN_RETRY: Duration = Duration::from_millis(3);
 
@@ -117,11 +119,14 @@ impl Live {
         let watching = async {
             loop {
                 engine.memory_pressure(&self.execution.id, memory_mib).await?;
+                tracing::debug!(sandbox = self.sandbox_id, "memory is near its limit");
                 let mut agent = self.agent();
                 let told = tokio::time::timeout(AGENT_CALL, agent.watch_memory(WatchMemoryRequest {})).await;
                 if let Ok(Err(status)) = told {
                     tracing::warn!(sandbox = self.sandbox_id, %status, "the agent was not told of its memory");
                 }
+                // The agent watches for longer than this once it was told.
+                tokio::time::sleep(PRESSURE_PAUSE).await;
             }
         };
         let outcome: Result<()> = tokio::select! {
@@ -130,7 +135,10 @@ impl Live {
             _ = self.pool.wait_ended() => return,
             outcome = watching => outcome,
         };
-        if let Err(error) = outcome {
+        // One that ended while this began has no control group to watch.
+        if let Err(error) = outcome
+            && self.pool.ended().is_none()
+        {
             tracing::error!(sandbox = self.sandbox_id, %error, "memory is not watched");
         }
     }

@@ -40,7 +40,7 @@ use crate::{
 
 const PREFIX: &str = "sandbox/";
 /// How long ending a sandbox may take before it is tried again.
-const END_LIMIT: Duration = Duration::from_secs(30);
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// Every sandbox of this server.
 pub struct Sandboxes {
@@ -190,14 +190,19 @@ impl Sandboxes {
         &*self.engine
     }
 
-    /// Waits for changes that are under way, and leaves every sandbox running.
-    pub async fn close(&self) {
+    /// Takes no new work, and ends the streams into sandboxes: clients attach
+    /// again to the next server.
+    pub fn stop(&self) {
         self.stopping.cancel();
         for entry in self.all() {
             if let Some(live) = entry.set_live(None) {
                 live.pool.end(Reason::ServerStopping);
             }
         }
+    }
+
+    /// Waits for changes that are under way, and leaves every sandbox running.
+    pub async fn close(&self) {
         self.tasks.close();
         self.tasks.wait().await;
         self.slots.close().await;
@@ -254,7 +259,7 @@ fn not_running(record: &Record) -> Error {
             return Error::new(Reason::SandboxNotReady, format!("sandbox {id} is not ready yet"))
                 .with("sandbox_id", id);
         }
-        State::Error { lost: true } => (Reason::AgentLost, format!("the kernel of sandbox {id} died")),
+        State::Error { lost: true } | State::Destroying { end: record::End::Lost, .. } => (Reason::AgentLost, format!("the kernel of sandbox {id} died")),
         _ => (Reason::SandboxStopped, format!("sandbox {id} was stopped: {}", record.reason)),
     };
     Error::wrong_state(reason, id, message).with("sandbox_id", id)

@@ -1,0 +1,149 @@
+//! What a sandbox may use, and what happens past it: the sandbox lives, and the
+//! host is none the wiser.
+
+use std::{fs, time::Duration};
+
+use nullspace_proto::{
+    Reason,
+    limits::MAX_PROCESSES,
+    v1::{
+        DestroySandboxRequest, GetSandboxRequest, ReadCommandOutputRequest, Resources, SandboxState,
+        StartCommandRequest, TerminationReason, WaitCommandRequest,
+    },
+};
+use nullspace_tests::{Api, Result, Server, TestSandbox, argv, refused, shell, small};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::timeout;
+
+#[tokio::test]
+async fn a_program_that_takes_too_much_memory_is_ended_alone() -> Result {
+    let sandbox = TestSandbox::new().await?;
+    let beside = sandbox.start(shell("echo beside; sleep 1000")).await?;
+    for _ in 0..3 {
+        let hog = "python3 -c 'import time\nkeep = []\nwhile True: keep.append(bytes(range(256)) * 4096)'";
+        let finished = timeout(Duration::from_secs(30), sandbox.run(shell(hog))).await??;
+        assert_eq!(
+            (finished.signal(), finished.exit.reason()),
+            (Some(9), TerminationReason::OutOfMemory),
+            "{:?}",
+            finished.exit
+        );
+    }
+    assert_eq!(sandbox.sh("pgrep -c sleep").await?, "1\n", "the innocent one was ended");
+    drop(beside);
+    // What fits is let be.
+    let fits = "python3 -c 'keep = bytes(range(256)) * (160 * 4096); print(len(keep) >> 20)'";
+    assert_eq!(sandbox.sh(fits).await?, "160\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_disk_is_full_inside_only() -> Result {
+    let sandbox = TestSandbox::new().await?;
+    let said = sandbox
+        .sh("head -c 600000000 /dev/zero > /workspace/big || echo full; df -k --output=avail / | tail -1")
+        .await?;
+    let [full, left] = said.lines().collect::<Vec<_>>()[..] else { return Err(said.into()) };
+    assert_eq!((full, left.trim()), ("full", "0"));
+    // The agent and its commands go on, and what is deleted is free again.
+    assert_eq!(
+        sandbox.sh("rm /workspace/big; head -c 300000000 /dev/zero > /workspace/half && echo wrote").await?,
+        "wrote\n"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fork_bomb_gets_eagain_and_the_sandbox_lives() -> Result {
+    let sandbox = TestSandbox::with(
+        &Api::shared().await?,
+        nullspace_proto::v1::SandboxSpec {
+            resources: Some(Resources { vcpus: Some(1), memory_mib: Some(2_048), disk_mib: Some(512) }),
+            ..small()
+        },
+    )
+    .await?;
+    // 11 is EAGAIN.
+    let bomb = r#"$n = 0; while (defined($p = fork())) { if (!$p) { sleep 1000; exit } $n++ }
+        $| = 1; print $! + 0, " $n\n"; kill 9, -$$;"#;
+    let finished = timeout(Duration::from_secs(120), sandbox.run(argv(["perl", "-e", bomb]))).await??;
+    let said = finished.text();
+    let count = said.strip_prefix("11 ").and_then(|count| count.trim().parse::<i32>().ok());
+    assert!(count.is_some_and(|count| (MAX_PROCESSES - 100..=MAX_PROCESSES + 10).contains(&count)), "{said:?} {:?}", finished.exit);
+    assert_eq!(finished.signal(), Some(9));
+    let alive = async || Ok(sandbox.run(shell("echo alive")).await.is_ok_and(|finished| finished.text() == "alive\n"));
+    nullspace_tests::eventually("commands start again", Duration::from_secs(30), alive).await
+}
+
+/// The host's process that is the kernel of a sandbox.
+fn sentry(execution: &str) -> Result<Pid> {
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let arguments: Vec<_> = line.split(|byte| *byte == 0).collect();
+        if arguments.first() == Some(&b"runsc-sandbox".as_slice()) && arguments.contains(&execution.as_bytes()) {
+            return Pid::from_raw(pid).ok_or_else(|| "pid 0".into());
+        }
+    }
+    Err("no sentry".into())
+}
+
+#[tokio::test]
+async fn the_death_of_a_kernel_is_said_at_once() -> Result {
+    let sandbox = TestSandbox::new().await?;
+    let attached = sandbox.start(shell("echo begun; sleep 1000")).await?;
+    let id = attached.command_id.clone();
+    let start =
+        StartCommandRequest { sandbox_id: sandbox.id(), command_id: "other".into(), spec: Some(shell("sleep 1000")) };
+    sandbox.api.commands().start_command(start).await?;
+    let read =
+        ReadCommandOutputRequest { sandbox_id: sandbox.id(), command_id: id, follow: true, ..Default::default() };
+    let mut reading = sandbox.api.commands().read_command_output(read).await?.into_inner();
+    let (mut commands, wait) = (
+        sandbox.api.commands(),
+        WaitCommandRequest { sandbox_id: sandbox.id(), command_id: "other".into(), wait: None },
+    );
+    let waiting = tokio::spawn(async move { commands.wait_command(wait).await });
+    kill_process(sentry(&sandbox.sandbox.execution_id)?, Signal::KILL)?;
+
+    // Every call that was open ends within the two seconds that are promised.
+    let limit = Duration::from_secs(2);
+    refused(timeout(limit, attached.finish()).await?, Reason::AgentLost);
+    refused(timeout(limit, waiting).await??, Reason::AgentLost);
+    let ended = async {
+        loop {
+            match reading.message().await {
+                Ok(Some(_)) => {}
+                outcome => return outcome,
+            }
+        }
+    };
+    refused(timeout(limit, ended).await?, Reason::AgentLost);
+    let get = || GetSandboxRequest { sandbox_id: sandbox.id(), ..Default::default() };
+    let gone = async || {
+        Ok(sandbox.api.sandboxes().get_sandbox(get()).await?.into_inner().sandbox.unwrap().state()
+            == SandboxState::Error)
+    };
+    nullspace_tests::eventually("the record says so", Duration::from_secs(5), gone).await?;
+    let start = StartCommandRequest { sandbox_id: sandbox.id(), command_id: "late".into(), spec: Some(shell("true")) };
+    refused(sandbox.api.commands().start_command(start).await, Reason::AgentLost);
+    assert!(sentry(&sandbox.sandbox.execution_id).is_err());
+    let destroyed = sandbox.api.sandboxes().destroy_sandbox(DestroySandboxRequest { sandbox_id: sandbox.id() }).await?;
+    assert_eq!(destroyed.into_inner().sandbox.unwrap().state(), SandboxState::Destroyed);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_at_rest_costs_at_most_two_mebibytes() -> Result {
+    let server = Server::start(&[]).await?;
+    let api = server.api().await?;
+    let sandbox = TestSandbox::with(&api, small()).await?;
+    let resident = sandbox.sh("awk '/^Rss(Anon|Shmem)/ {sum += $2} END {print sum}' /proc/1/status").await?;
+    // gVisor tells no anonymous part on some versions; then the whole has to do.
+    let whole = sandbox.sh("awk '/^VmRSS/ {print $2}' /proc/1/status").await?;
+    println!("agent at rest: anonymous {} KiB, with its file {} KiB", resident.trim(), whole.trim());
+    let idle = sandbox.sh("sleep 1000 & sleep 0.1; awk '/^VmRSS/ {print $2}' /proc/$!/status; kill $!").await?;
+    println!("sleep: {} KiB", idle.trim());
+    drop(sandbox);
+    server.finish().await
+}

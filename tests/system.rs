@@ -1,0 +1,144 @@
+//! SystemService.
+
+use std::{fs, path::Path};
+
+use nullspace_proto::{
+    Reason, id, policy,
+    v1::{
+        CreateApiKeyRequest, GetCapabilitiesRequest, GetVersionRequest, ListApiKeysRequest, ListSandboxesRequest,
+        RevokeApiKeyRequest, WhoAmIRequest,
+    },
+};
+use nullspace_tests::{Api, Result, Server, eventually, refused};
+
+#[tokio::test]
+async fn the_server_tells_what_it_is_and_can() -> Result {
+    let api = Api::shared().await?;
+    let version = api.system().get_version(GetVersionRequest {}).await?.into_inner();
+    assert_eq!((version.version.as_str(), version.instance_id.len()), (env!("CARGO_PKG_VERSION"), 8));
+    let capabilities = api.system().get_capabilities(GetCapabilitiesRequest {}).await?.into_inner();
+    let [engine] = capabilities.engines.as_slice() else { return Err(format!("{capabilities:?}").into()) };
+    assert_eq!((engine.name.as_str(), engine.is_default, engine.kernel_isolation), ("gvisor", true, true));
+    assert!(!engine.version.is_empty() && engine.max_sandboxes > 1_000 && engine.max_processes == 2_048);
+    let disk = engine.disk_mib.unwrap();
+    assert_eq!((disk.min, disk.max), (512, 131_072));
+    let base = capabilities.templates.iter().find(|template| template.name == "base").ok_or("no base")?;
+    assert_eq!(base.digest.len(), 64);
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_are_made_listed_and_revoked() -> Result {
+    let api = Api::shared().await?;
+    let request = CreateApiKeyRequest {
+        idempotency_key: id::request(),
+        name: "ci".into(),
+        scopes: vec!["sandbox.read".into()],
+        lifetime: Some(prost_types::Duration { seconds: 3_600, nanos: 0 }),
+        ..Default::default()
+    };
+    let made = api.system().create_api_key(request.clone()).await?.into_inner();
+    let (key, secret) = (made.key.clone().unwrap(), made.secret_key.clone());
+    assert!(secret.starts_with("ns_live_") && secret.len() == 72 && secret.starts_with(&key.prefix), "{key:?}");
+    assert!(!format!("{made:?}").contains(&secret), "debug output shows a secret");
+    assert_eq!(
+        (key.name.as_str(), key.owner.as_str(), key.scopes.as_slice()),
+        ("ci", "default", ["sandbox.read".to_owned()].as_slice())
+    );
+    assert_eq!(api.system().create_api_key(request.clone()).await?.into_inner(), made);
+    refused(
+        api.system().create_api_key(CreateApiKeyRequest { name: "x".into(), ..request }).await,
+        Reason::IdempotencyKeyReused,
+    );
+
+    let holder = api.with_key(Some(&secret))?;
+    assert_eq!(holder.system().who_am_i(WhoAmIRequest {}).await?.into_inner().key, Some(key.clone()));
+    let listed = api
+        .system()
+        .list_api_keys(ListApiKeysRequest { page_size: Some(100), ..Default::default() })
+        .await?
+        .into_inner();
+    assert!(listed.keys.contains(&key) && listed.keys.is_sorted_by(|a, b| a.id > b.id));
+    let first =
+        api.system().list_api_keys(ListApiKeysRequest { page_size: Some(1), ..Default::default() }).await?.into_inner();
+    let second = ListApiKeysRequest { page_size: Some(1), page_token: first.next_page_token };
+    assert!(api.system().list_api_keys(second).await?.into_inner().keys[0].id < first.keys[0].id);
+
+    let revoke = RevokeApiKeyRequest { key_id: key.id.clone() };
+    let revoked = api.system().revoke_api_key(revoke.clone()).await?.into_inner();
+    assert!(revoked.key.as_ref().unwrap().revoked_at.is_some());
+    assert_eq!(api.system().revoke_api_key(revoke).await?.into_inner(), revoked);
+    refused(holder.sandboxes().list_sandboxes(ListSandboxesRequest::default()).await, Reason::ApiKeyInvalid);
+    refused(
+        api.system().revoke_api_key(RevokeApiKeyRequest { key_id: "key_nothing".into() }).await,
+        Reason::ApiKeyNotFound,
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_gives_no_more_than_it_has() -> Result {
+    let api = Api::shared().await?;
+    let make = |scopes: &[&str]| CreateApiKeyRequest {
+        scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
+        ..Default::default()
+    };
+    let secret = api.system().create_api_key(make(&["key.write", "sandbox.read"])).await?.into_inner().secret_key;
+    let limited = api.with_key(Some(&secret))?;
+    limited.system().create_api_key(make(&["sandbox.read"])).await?;
+    assert_eq!(limited.system().create_api_key(make(&[])).await?.into_inner().key.unwrap().scopes.len(), 2);
+    refused(limited.system().create_api_key(make(&["*"])).await, Reason::ScopeMissing);
+    refused(limited.system().create_api_key(make(&["process.exec"])).await, Reason::ScopeMissing);
+    refused(
+        limited.system().create_api_key(CreateApiKeyRequest { owner: "other".into(), ..make(&[]) }).await,
+        Reason::ScopeMissing,
+    );
+    refused(limited.system().list_api_keys(ListApiKeysRequest::default()).await, Reason::ScopeMissing);
+    refused(api.system().create_api_key(make(&["made.up"])).await, Reason::InvalidRequest);
+    refused(
+        api.system().create_api_key(CreateApiKeyRequest { owner: "Not Plain".into(), ..make(&[]) }).await,
+        Reason::InvalidRequest,
+    );
+    let huge = CreateApiKeyRequest { name: "n".repeat(129), ..make(&[]) };
+    refused(api.system().create_api_key(huge).await, Reason::InvalidRequest);
+    for scope in policy::scopes() {
+        api.system().create_api_key(make(&[scope])).await?;
+    }
+    Ok(())
+}
+
+fn holds(directory: &Path, needle: &[u8]) -> Result<bool> {
+    for entry in fs::read_dir(directory)?.flatten() {
+        let path = entry.path();
+        let found = if path.is_dir() {
+            holds(&path, needle)?
+        } else {
+            path.is_file() && fs::read(&path)?.windows(needle.len()).any(|window| window == needle)
+        };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[tokio::test]
+async fn keys_outlive_the_server_and_only_their_hashes_are_stored() -> Result {
+    let mut server = Server::start(&[]).await?;
+    let api = server.api().await?;
+    let secret = api.system().create_api_key(CreateApiKeyRequest::default()).await?.into_inner().secret_key;
+    let short =
+        CreateApiKeyRequest { lifetime: Some(prost_types::Duration { seconds: 1, nanos: 0 }), ..Default::default() };
+    let short = api.with_key(Some(&api.system().create_api_key(short).await?.into_inner().secret_key))?;
+    eventually("the short key ends", std::time::Duration::from_secs(5), async || {
+        Ok(short.system().who_am_i(WhoAmIRequest {}).await.is_err())
+    })
+    .await?;
+    server.kill()?;
+    server.start_again().await?;
+    let api = Api::connect(&server.url()?, Some(&secret)).await?;
+    api.system().who_am_i(WhoAmIRequest {}).await?;
+    assert!(!holds(&server.data().join("store"), secret.as_bytes())?);
+    assert!(!server.log().contains(&secret));
+    server.finish().await
+}
