@@ -215,7 +215,12 @@ async fn no_sleep_is_left(sandbox: &TestSandbox) -> Result {
 async fn a_signal_ends_a_command_and_says_who_sent_it() -> Result {
     let sandbox = TestSandbox::new().await?;
     // A shell lets what it runs in the background ignore INT.
-    for (number, line) in [(1, "sleep 1000 & sleep 1000"), (2, "sleep 1000"), (9, "sleep 1000 & sleep 1000"), (15, "sleep 1000 & sleep 1000")] {
+    for (number, line) in [
+        (1, "sleep 1000 & sleep 1000"),
+        (2, "sleep 1000"),
+        (9, "sleep 1000 & sleep 1000"),
+        (15, "sleep 1000 & sleep 1000"),
+    ] {
         let command = start(&sandbox, shell(line)).await?;
         signal(&sandbox, &command, number).await?;
         let exit = wait(&sandbox, &command).await?;

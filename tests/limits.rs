@@ -69,7 +69,11 @@ async fn a_fork_bomb_gets_eagain_and_the_sandbox_lives() -> Result {
     let finished = timeout(Duration::from_secs(120), sandbox.run(argv(["perl", "-e", bomb]))).await??;
     let said = finished.text();
     let count = said.strip_prefix("11 ").and_then(|count| count.trim().parse::<i32>().ok());
-    assert!(count.is_some_and(|count| (MAX_PROCESSES - 100..=MAX_PROCESSES + 10).contains(&count)), "{said:?} {:?}", finished.exit);
+    assert!(
+        count.is_some_and(|count| (MAX_PROCESSES - 100..=MAX_PROCESSES + 10).contains(&count)),
+        "{said:?} {:?}",
+        finished.exit
+    );
     assert_eq!(finished.signal(), Some(9));
     let alive = async || Ok(sandbox.run(shell("echo alive")).await.is_ok_and(|finished| finished.text() == "alive\n"));
     nullspace_tests::eventually("commands start again", Duration::from_secs(30), alive).await
@@ -133,17 +137,82 @@ async fn the_death_of_a_kernel_is_said_at_once() -> Result {
     Ok(())
 }
 
+/// Memory of a control group that is not cache, in bytes. v1 or v2.
+fn memory(group: &str) -> Result<i64> {
+    let (v1, v2) =
+        (format!("/sys/fs/cgroup/memory/{group}/memory.stat"), format!("/sys/fs/cgroup/{group}/memory.stat"));
+    let (text, names) = match fs::read_to_string(&v1) {
+        Ok(text) => (text, ["total_rss ", "total_shmem "]),
+        Err(_) => (fs::read_to_string(&v2)?, ["anon ", "shmem "]),
+    };
+    let values =
+        text.lines().filter_map(|line| names.iter().find_map(|name| line.strip_prefix(name)?.parse::<i64>().ok()));
+    Ok(values.sum())
+}
+
+/// A sandbox from the same spec with another program, run by the bare engine.
+struct Bare {
+    name: String,
+    directory: std::path::PathBuf,
+}
+
+impl Bare {
+    fn start(server: &Server, execution: &str, group: &str, args: &[&str]) -> Result<Self> {
+        let name = nullspace_proto::id::ulid();
+        let directory = server.data().join("bare");
+        fs::create_dir_all(&directory)?;
+        let config = server.data().join(format!("executions/{execution}/bundle/config.json"));
+        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(config)?)?;
+        config["process"]["args"] = args.iter().copied().collect();
+        config["linux"]["cgroupsPath"] = format!("/{group}").into();
+        let namespaces = config["linux"]["namespaces"].as_array_mut().ok_or("no namespaces")?;
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(serde_json::json!({ "type": "network" }));
+        fs::write(directory.join("config.json"), config.to_string())?;
+        let bare = Self { name, directory };
+        let overlay = format!("--overlay2=root:dir={},size=512m", bare.directory.display());
+        let flags =
+            ["--network=sandbox", "--platform=systrap", "--directfs=true", "--file-access-mounts=shared", &overlay];
+        let mut run = bare.runsc()?;
+        let status =
+            run.args(flags).args(["run", "--detach", "--bundle"]).arg(&bare.directory).arg(&bare.name).status()?;
+        if status.success() { Ok(bare) } else { Err(format!("runsc run: {status}").into()) }
+    }
+
+    fn runsc(&self) -> Result<std::process::Command> {
+        let mut command = std::process::Command::new(format!(
+            "{}/engines/current/runsc",
+            nullspace_tests::required("NULLSPACE_ASSETS")?
+        ));
+        command.arg("--root").arg(self.directory.join("state")).stdin(std::process::Stdio::null());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        Ok(command)
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _ = self.runsc().and_then(|mut runsc| Ok(runsc.args(["delete", "--force", &self.name]).status()?));
+        let _ = rustix::mount::unmount(self.directory.join("state/null-netns"), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 #[tokio::test]
 async fn an_agent_at_rest_costs_at_most_two_mebibytes() -> Result {
     let server = Server::start(&[]).await?;
-    let api = server.api().await?;
-    let sandbox = TestSandbox::with(&api, small()).await?;
-    let resident = sandbox.sh("awk '/^Rss(Anon|Shmem)/ {sum += $2} END {print sum}' /proc/1/status").await?;
-    // gVisor tells no anonymous part on some versions; then the whole has to do.
-    let whole = sandbox.sh("awk '/^VmRSS/ {print $2}' /proc/1/status").await?;
-    println!("agent at rest: anonymous {} KiB, with its file {} KiB", resident.trim(), whole.trim());
-    let idle = sandbox.sh("sleep 1000 & sleep 0.1; awk '/^VmRSS/ {print $2}' /proc/$!/status; kill $!").await?;
-    println!("sleep: {} KiB", idle.trim());
-    drop(sandbox);
-    server.finish().await
+    let sandbox = TestSandbox::with(&server.api().await?, small()).await?;
+    let execution = sandbox.sandbox.execution_id.clone();
+    let groups = format!("nullspace-{}", server.instance()?);
+    let bare = Bare::start(&server, &execution, &format!("{groups}/bare"), &["/bin/sleep", "1000"])?;
+    let cost = || {
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
+            memory(&format!("{groups}/{execution}"))? - memory(&format!("{groups}/bare"))?,
+        )
+    };
+    let settled = async || Ok(cost()? <= 2 << 20);
+    let outcome = nullspace_tests::eventually("the agent costs at most 2 MiB", Duration::from_secs(20), settled).await;
+    println!("an agent costs {} KiB over sleep", cost()? >> 10);
+    drop((bare, sandbox));
+    server.finish().await?;
+    outcome
 }

@@ -12,18 +12,17 @@ PAIRS = [
     (nullspace.CommandHandle, nullspace.AsyncCommandHandle),
     (nullspace.Process, nullspace.AsyncProcess),
     (nullspace.Files, nullspace.AsyncFiles),
+    (nullspace.FileStream, nullspace.AsyncFileStream),
     (nullspace.SandboxPaginator, nullspace.AsyncSandboxPaginator),
     (nullspace.System, nullspace.AsyncSystem),
 ]
-# What one flavour needs to be made or opened, and the other does not.
-ONE_SIDED = {"load", "open"}
 
 
 def public(cls):
     return {
         name: getattr(cls, name)
         for name in dir(cls)
-        if not name.startswith("_") and name not in ONE_SIDED and callable(getattr(cls, name))
+        if not name.startswith("_") and callable(getattr(cls, name))
     }
 
 
