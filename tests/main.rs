@@ -7,6 +7,7 @@ mod crash;
 mod file;
 mod limits;
 mod network;
+mod output;
 mod routing;
 mod sandbox;
 mod system;

@@ -10,7 +10,7 @@ use nullspace_proto::{
         Sandbox, SandboxSpec, SandboxState, SetSandboxTimeoutRequest, run_once_response::Frame,
     },
 };
-use nullspace_tests::{Api, Result, TestSandbox, eventually, refused, shell, small};
+use nullspace_tests::{Api, Result, TestSandbox, eventually, refused, seconds, shell, small};
 use prost_types::{FieldMask, Struct, Value, value::Kind};
 
 async fn get(api: &Api, id: &str) -> Result<Sandbox> {
@@ -21,10 +21,6 @@ async fn get(api: &Api, id: &str) -> Result<Sandbox> {
 fn metadata(pairs: &[(&str, &str)]) -> Option<Struct> {
     let value = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     Some(Struct { fields: pairs.iter().map(|(name, text)| ((*name).to_owned(), value(text))).collect() })
-}
-
-fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
 fn until(sandbox: &Sandbox) -> Duration {

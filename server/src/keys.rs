@@ -93,10 +93,11 @@ impl ApiKeys {
         Ok(Self { store, idempotency, secret, keys: RwLock::new(keys) })
     }
 
-    /// The first key, if there was none before.
-    pub async fn bootstrap(&self) -> Result<Option<String>> {
+    /// Makes the first key, if there is none. `deliver` puts it where clients
+    /// find it, and comes first: a key that nobody has is of no use.
+    pub async fn bootstrap(&self, deliver: impl FnOnce(&str) -> Result<()>) -> Result<()> {
         if !self.read().is_empty() {
-            return Ok(None);
+            return Ok(());
         }
         let spec = KeySpec {
             name: "first key".into(),
@@ -105,8 +106,8 @@ impl ApiKeys {
             lifetime: None,
         };
         let (record, secret) = self.derive(id::api_key(), spec);
-        self.commit(record, None).await?;
-        Ok(Some(secret))
+        deliver(&secret)?;
+        self.commit(record, None).await
     }
 
     /// Finds the valid key of a call.

@@ -3,6 +3,7 @@
 mod api;
 mod body;
 mod caller;
+mod client_config;
 mod config;
 mod front;
 mod health;

@@ -1,8 +1,7 @@
 //! The whole server, from its settings to its end.
 
 use std::{
-    fs, io,
-    io::Write as _,
+    fs,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
     sync::Arc,
@@ -14,6 +13,7 @@ use tonic_health::ServingStatus;
 
 use crate::{
     api::{Api, SandboxApi, SystemApi},
+    client_config,
     config::Config,
     front::{Dispatch, listen::Front},
     instance::{self, Instance},
@@ -42,9 +42,10 @@ impl Server {
     /// Opens the store, takes over what runs, and listens.
     pub async fn build(config: Config) -> Result<Self> {
         let data = &config.data_dir;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(|error| fault(data, &error))?;
+        private_directory(data)?;
         let lock = lock(&data.join("lock"))?;
         let instance = Instance::of(data).map_err(|error| fault(data, &error))?;
+        private_directory(&data.join("store"))?;
         let store: Arc<dyn Store> = Arc::new(SledStore::open(&data.join("store"))?);
         let secret = server_secret(&*store).await?;
         let subnet = subnet(&*store, &instance, &config).await?;
@@ -59,10 +60,9 @@ impl Server {
         let front = Front::bind(config.listen, tls).await?;
         let sandboxes = Sandboxes::new(store, idempotency, engine, assets, slots.clone());
         sandboxes.adopt().await?;
-        if let Some(key) = keys.bootstrap().await? {
-            write_client_config(&config.client_config, &key, &front.url()?)?;
-            tracing::info!(path = %config.client_config.display(), "the first API key is there");
-        }
+        let (clients, url) = (&config.client_config, front.url()?);
+        keys.bootstrap(|key| client_config::write(clients, key, &url)).await?;
+        client_config::refresh(clients, |key| keys.authenticate(key).is_ok(), &url)?;
         fs::write(data.join("listen.addr"), front.address()?.to_string()).map_err(|error| fault(data, &error))?;
         Ok(Self { front, sandboxes, slots, keys, instance, _lock: lock })
     }
@@ -96,6 +96,10 @@ impl Server {
         tracing::info!("stopped; sandboxes go on");
         Ok(())
     }
+}
+
+fn private_directory(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| fault(path, &error))
 }
 
 /// One server per data directory.
@@ -144,26 +148,6 @@ async fn subnet(store: &dyn Store, instance: &Instance, config: &Config) -> Resu
     };
     store.commit(vec![], vec![Write::Put(SUBNET_KEY.into(), subnet.octets().to_vec())]).await?;
     Ok(subnet)
-}
-
-/// Leaves the key where clients find it, and keeps what else is there.
-fn write_client_config(path: &Path, key: &str, url: &str) -> Result<()> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
-    config.insert("api_key".into(), key.into());
-    config.insert("base_url".into(), url.into());
-    let text = serde_json::to_string_pretty(&config).map_err(|error| fault(path, &error))?;
-    let write = || -> io::Result<()> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let fresh = path.with_extension(format!("new.{}", std::process::id()));
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)
-    };
-    write().map_err(|error| fault(path, &error))
 }
 
 fn fault(path: &Path, error: &dyn std::fmt::Display) -> Error {

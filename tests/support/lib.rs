@@ -2,6 +2,7 @@
 //! and sandboxes that go away with their value.
 
 mod attach;
+mod commands;
 mod sandbox;
 mod server;
 
@@ -23,6 +24,7 @@ use tonic::{
 
 pub use self::{
     attach::{Attached, Finished, argv, shell},
+    commands::seconds,
     sandbox::{TestSandbox, small},
     server::Server,
 };

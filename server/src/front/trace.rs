@@ -53,7 +53,8 @@ impl Trace {
         match code {
             Code::Ok => tracing::debug!(path, id, ?took, "ok"),
             Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(path, id, ?took, ?code, "failed"),
-            _ => tracing::info!(path, id, ?took, ?code, "refused"),
+            Code::Unauthenticated | Code::PermissionDenied => tracing::info!(path, id, ?took, ?code, "refused"),
+            _ => tracing::debug!(path, id, ?took, ?code, "refused"),
         }
     }
 }

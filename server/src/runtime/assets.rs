@@ -118,7 +118,7 @@ impl Assets {
             fs::copy(file, fresh.join(name))?;
             fs::set_permissions(fresh.join(name), fs::Permissions::from_mode(0o755))?;
             File::open(fresh.join(name))?.sync_all()?;
-            fs::rename(&fresh, &place)?;
+            settle(&fresh, &place)?;
         }
         point(&parent.join("current"), Path::new(&digest))?;
         Ok(digest)
@@ -136,11 +136,20 @@ impl Assets {
             fs::create_dir_all(&fresh)?;
             fs::copy(&definition, fresh.join("template.json"))?;
             fs::rename(rootfs, fresh.join("rootfs"))?;
-            fs::rename(&fresh, &place)?;
+            settle(&fresh, &place)?;
         }
         fs::create_dir_all(parent.join("by-name"))?;
         point(&parent.join("by-name").join(name), &Path::new("..").join(&digest))?;
         Ok(digest)
+    }
+}
+
+/// Gives a finished directory its name. One of the same name has the same
+/// content, so it does not matter who was first.
+fn settle(fresh: &Path, place: &Path) -> io::Result<()> {
+    match fs::rename(fresh, place) {
+        Err(_) if place.exists() => fs::remove_dir_all(fresh),
+        outcome => outcome,
     }
 }
 

@@ -44,12 +44,13 @@ pub struct Slots {
 
 #[derive(Default)]
 struct State {
-    /// Taken by executions, being made or being removed.
+    /// Of executions, or being made or removed.
     taken: BTreeSet<u32>,
     /// Made and free.
     ready: VecDeque<u32>,
     /// Removed, and when.
     quarantined: VecDeque<(Instant, u32)>,
+    /// Numbers below this have been used.
     next: u32,
 }
 
@@ -225,8 +226,13 @@ impl Slots {
             state.quarantined.pop_front();
             number
         } else {
+            let in_use = |number: &u32| {
+                state.taken.contains(number)
+                    || state.ready.contains(number)
+                    || state.quarantined.iter().any(|(_, resting)| resting == number)
+            };
             let mut number = state.next;
-            while state.taken.contains(&number) {
+            while in_use(&number) {
                 number += 1;
             }
             if number > MAX_SLOTS {

@@ -259,7 +259,9 @@ fn not_running(record: &Record) -> Error {
             return Error::new(Reason::SandboxNotReady, format!("sandbox {id} is not ready yet"))
                 .with("sandbox_id", id);
         }
-        State::Error { lost: true } | State::Destroying { end: record::End::Lost, .. } => (Reason::AgentLost, format!("the kernel of sandbox {id} died")),
+        State::Error { lost: true } | State::Destroying { end: record::End::Lost, .. } => {
+            (Reason::AgentLost, format!("the kernel of sandbox {id} died"))
+        }
         _ => (Reason::SandboxStopped, format!("sandbox {id} was stopped: {}", record.reason)),
     };
     Error::wrong_state(reason, id, message).with("sandbox_id", id)
