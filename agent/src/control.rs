@@ -1,0 +1,259 @@
+//! What the server tells the agent: the execution it is part of, and its limits.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    },
+    path::Path,
+    sync::{Arc, Mutex, RwLock},
+};
+
+use nullspace_proto::{
+    Error, Reason, Result,
+    agent::v1::{
+        AssignRequest, AssignResponse, GetStatsRequest, GetStatsResponse, WatchMemoryRequest, WatchMemoryResponse,
+        agent_service_server::AgentService,
+    },
+    validate::Checks,
+};
+use subtle::ConstantTimeEq as _;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    Config,
+    cgroup::Programs,
+    fault,
+    log::Budget,
+    memory::{self, Watch},
+    process::table::Table,
+    users::Users,
+};
+
+/// Part of the sandbox's memory that logs may take: one of so many.
+const LOG_SHARE: u64 = 8;
+/// Largest file that is read from the control directory.
+const MAX_CONTROL_BYTES: u64 = 64 << 10;
+/// What the control directory has for /etc.
+const ETC_FILES: [&str; 4] = ["hosts", "resolv.conf", "hostname", "machine-id"];
+
+/// The execution that the agent is part of.
+#[derive(Debug)]
+pub struct Execution {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Environment below that of commands.
+    pub envs: BTreeMap<String, String>,
+    /// Where commands start.
+    pub cwd: String,
+    /// Relative file paths begin in `cwd`.
+    pub cwd_chosen: bool,
+    /// What programs may hold.
+    pub memory_bytes: u64,
+    programs: Option<Programs>,
+    null: OwnedFd,
+}
+
+impl Execution {
+    /// Refuses when programs already have as many processes as they may.
+    pub fn room_for_a_process(&self) -> Result<()> {
+        match self.programs.as_ref().and_then(Programs::full) {
+            None => Ok(()),
+            Some(limit) => {
+                let message = format!("the sandbox has {limit} processes and may not have more");
+                Err(Error::quota(Reason::ProcessLimitReached, "processes", message))
+            }
+        }
+    }
+
+    /// Where a new process joins the cgroup of programs.
+    pub fn cgroup_procs(&self) -> Option<BorrowedFd<'_>> {
+        self.programs.as_ref().map(Programs::procs)
+    }
+
+    /// The processes of programs, as far as a cgroup knows them.
+    pub fn program_pids(&self) -> Option<Vec<i32>> {
+        self.programs.as_ref().map(Programs::pids)
+    }
+
+    /// /dev/null.
+    pub fn null(&self) -> BorrowedFd<'_> {
+        self.null.as_fd()
+    }
+}
+
+/// What is known of the execution.
+pub struct Control {
+    config: Config,
+    users: Users,
+    budget: Arc<Budget>,
+    secret: Mutex<Vec<u8>>,
+    execution: RwLock<Option<Arc<Execution>>>,
+}
+
+impl Control {
+    /// Nothing is known yet.
+    pub fn new(config: Config, budget: Arc<Budget>) -> Arc<Self> {
+        let users = Users::new(&config.etc);
+        Arc::new(Self { config, users, budget, secret: Mutex::default(), execution: RwLock::default() })
+    }
+
+    /// The sandbox's users.
+    pub fn users(&self) -> &Users {
+        &self.users
+    }
+
+    /// The execution. SANDBOX_NOT_READY before `Assign`.
+    pub fn execution(&self) -> Result<Arc<Execution>> {
+        let execution = self.execution.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        execution.ok_or_else(|| Error::new(Reason::SandboxNotReady, "the agent has not been assigned yet"))
+    }
+
+    /// Whether a caller knows the secret. The file is read again when it does
+    /// not: a restored sandbox has another.
+    pub fn knows_secret(&self, offered: &[u8]) -> bool {
+        let mut secret = self.secret.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let matches = |secret: &[u8]| !secret.is_empty() && bool::from(secret.ct_eq(offered));
+        if !matches(&secret) {
+            *secret = self.file("secret").unwrap_or_default().trim_ascii().to_vec();
+        }
+        matches(&secret)
+    }
+
+    fn file(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(
+            &mut io::Read::take(fs::File::open(self.config.control.join(name))?, MAX_CONTROL_BYTES),
+            &mut bytes,
+        )?;
+        Ok(bytes)
+    }
+
+    /// Becomes part of an execution. A repeated call changes nothing.
+    fn assign(&self, request: AssignRequest) -> Result<()> {
+        let mut checks = Checks::default();
+        checks.chosen_id("execution_id", &request.execution_id);
+        checks.env("envs", &request.envs);
+        checks.directory("cwd", &request.cwd);
+        let limits = request.limits.unwrap_or_default();
+        checks.check(limits.memory_bytes >= 0, "limits.memory_bytes", || "is below 0".to_owned());
+        checks.check(limits.max_processes >= 0, "limits.max_processes", || "is below 0".to_owned());
+        checks.text("hostname", &request.hostname, 64);
+        checks.finish()?;
+        let ours = self.file("execution_id").map_err(doing("reading the execution id"))?;
+        if ours.trim_ascii() != request.execution_id.as_bytes() {
+            let ours = String::from_utf8_lossy(ours.trim_ascii()).into_owned();
+            let message = format!("this is execution {ours:?}, not {:?}", request.execution_id);
+            return Err(Error::wrong_state(Reason::StaleIncarnation, ours, message));
+        }
+        let mut execution = self.execution.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match execution.as_ref() {
+            Some(known) if *known.id == *request.execution_id => return Ok(()),
+            // What was read of a log in one execution may not be so in another:
+            // positions rest on there being one.
+            Some(known) => {
+                let message = format!("this agent is part of execution {:?} and cannot change", known.id);
+                return Err(Error::wrong_state(Reason::StaleIncarnation, &*known.id, message));
+            }
+            None => {}
+        }
+        for name in ETC_FILES {
+            self.place_in_etc(name).map_err(doing("writing to /etc"))?;
+        }
+        if self.config.pid1 && !request.hostname.is_empty() {
+            rustix::system::sethostname(request.hostname.as_bytes()).map_err(doing("setting the host name"))?;
+        }
+        if !request.entropy.is_empty() {
+            let mut pool =
+                fs::OpenOptions::new().write(true).open("/dev/urandom").map_err(doing("opening the pool"))?;
+            pool.write_all(&request.entropy).map_err(doing("adding entropy"))?;
+        }
+        fs::create_dir_all(&request.cwd).map_err(doing("making the working directory"))?;
+        let processes = u32::try_from(limits.max_processes).unwrap_or(0);
+        let programs = match &self.config.cgroup {
+            Some(root) if processes > 0 => {
+                Some(Programs::create(root, processes).map_err(doing("limiting processes"))?)
+            }
+            _ => None,
+        };
+        let memory_bytes = match u64::try_from(limits.memory_bytes).unwrap_or(0) {
+            0 => memory::total(),
+            bytes => bytes,
+        };
+        self.budget.set_limit(usize::try_from(memory_bytes / LOG_SHARE).unwrap_or(usize::MAX));
+        let null =
+            fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(doing("opening /dev/null"))?;
+        *execution = Some(Arc::new(Execution {
+            id: request.execution_id.into(),
+            envs: request.envs,
+            cwd: request.cwd,
+            cwd_chosen: request.cwd_chosen,
+            memory_bytes,
+            programs,
+            null: null.into(),
+        }));
+        Ok(())
+    }
+
+    /// Copies a file of the control directory to a plain file of /etc. A mount
+    /// there would break `sed -i` and `mv`.
+    fn place_in_etc(&self, name: &str) -> io::Result<()> {
+        let bytes = match self.file(name) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let temporary = self.config.etc.join(format!(".{name}.nullspace"));
+        let write = |path: &Path| {
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+            file.write_all(&bytes)?;
+            file.set_permissions(fs::Permissions::from_mode(0o644))
+        };
+        write(&temporary).and_then(|()| fs::rename(&temporary, self.config.etc.join(name))).inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })
+    }
+}
+
+fn doing<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Error {
+    move |error| fault(format!("{what}: {error}"))
+}
+
+/// AgentService.
+pub struct AgentApi {
+    control: Arc<Control>,
+    watch: Watch,
+}
+
+impl AgentApi {
+    /// The service over what the agent knows and runs.
+    pub fn new(control: Arc<Control>, table: Arc<Table>) -> Self {
+        Self { watch: Watch::new(control.clone(), table), control }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for AgentApi {
+    async fn assign(&self, request: Request<AssignRequest>) -> Result<Response<AssignResponse>, Status> {
+        self.control.assign(request.into_inner())?;
+        Ok(Response::new(AssignResponse { version: env!("CARGO_PKG_VERSION").to_owned() }))
+    }
+
+    async fn get_stats(&self, _: Request<GetStatsRequest>) -> Result<Response<GetStatsResponse>, Status> {
+        let disk = rustix::fs::statvfs("/").map_err(doing("asking for the disk"))?;
+        Ok(Response::new(GetStatsResponse {
+            memory_used_bytes: memory::used() as i64,
+            memory_total_bytes: memory::total() as i64,
+            disk_used_bytes: (disk.f_blocks.saturating_sub(disk.f_bfree) * disk.f_frsize) as i64,
+            disk_total_bytes: (disk.f_blocks * disk.f_frsize) as i64,
+        }))
+    }
+
+    async fn watch_memory(&self, _: Request<WatchMemoryRequest>) -> Result<Response<WatchMemoryResponse>, Status> {
+        self.watch.start();
+        Ok(Response::new(WatchMemoryResponse {}))
+    }
+}

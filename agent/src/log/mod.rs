@@ -1,0 +1,348 @@
+//! An append-only log of bytes, addressed by offset: what a command, a
+//! terminal or a code cell puts out. One writer appends; any number of readers
+//! have a position of their own, and none of them affects another. Retention is
+//! memory, bounded per log and by a budget over all logs.
+//!
+//! When retention is full, either the oldest bytes go and readers are told
+//! (TRUNCATE), or the writer waits for the slowest holder (BLOCK): holders are
+//! readers that acknowledge what they have taken.
+
+mod budget;
+mod holders;
+mod store;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
+
+pub use budget::Budget;
+use holders::Holders;
+pub use store::Chunk;
+use store::Store;
+
+/// Output after this much quiet goes to readers at once; what follows waits
+/// until this much time has passed since the first byte that waits.
+pub const QUIET: Duration = Duration::from_millis(2);
+/// Output that waits goes to readers when it has this many bytes.
+pub const BATCH_BYTES: u64 = 16 << 10;
+
+/// What happens when retention is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest bytes go.
+    Truncate,
+    /// The writer waits for the slowest holder; this long for one that was
+    /// lost, and for the first.
+    Block {
+        /// How long.
+        grace: Duration,
+    },
+}
+
+/// May the writer append?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// At most this many bytes.
+    Bytes(usize),
+    /// No. `until` says when to ask again, if no holder moves before.
+    Full {
+        /// When the grace of a lost holder ends.
+        until: Option<Instant>,
+    },
+}
+
+/// What a reader finds at its position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes of one stream.
+    Data(Chunk),
+    /// Everything below this offset is gone.
+    Lost(u64),
+}
+
+/// A log.
+pub struct Log {
+    state: Mutex<State>,
+    /// Readers wait here.
+    changed: Notify,
+    /// The writer waits here.
+    room: Notify,
+    budget: Arc<Budget>,
+}
+
+struct State {
+    store: Store,
+    holders: Option<Holders>,
+    retain: usize,
+    /// Readers see the log up to here.
+    visible: u64,
+    last_append: Option<Instant>,
+    /// Since when bytes wait to become visible.
+    hidden_since: Option<Instant>,
+    closed: bool,
+    /// What the budget was told of this log.
+    charged: usize,
+}
+
+impl Log {
+    /// An empty log that keeps at most `retain` bytes.
+    pub fn new(retain: usize, overflow: Overflow, budget: &Arc<Budget>) -> Arc<Self> {
+        let holders = match overflow {
+            Overflow::Truncate => None,
+            Overflow::Block { grace } => Some(Holders::new(grace, Instant::now())),
+        };
+        let state = State {
+            store: Store::default(),
+            holders,
+            retain: retain.min(budget.limit()),
+            visible: 0,
+            last_append: None,
+            hidden_since: None,
+            closed: false,
+            charged: 0,
+        };
+        let log = Arc::new(Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            room: Notify::new(),
+            budget: budget.clone(),
+        });
+        budget.opened(&log);
+        log
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Appends bytes that are kept as they are, without a copy. For large ones.
+    pub fn append(&self, tag: u8, data: Bytes) {
+        self.appended(data.len(), |store| store.push(tag, data));
+    }
+
+    /// Appends a copy. For small ones: they are kept packed.
+    pub fn append_copy(&self, tag: u8, data: &[u8]) {
+        self.appended(data.len(), |store| store.pack(tag, data));
+    }
+
+    fn appended(&self, bytes: usize, put: impl FnOnce(&mut Store)) {
+        if bytes == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let (publish, over) = {
+            let mut state = self.state();
+            put(&mut state.store);
+            let quiet = state.last_append.is_none_or(|last| now.duration_since(last) >= QUIET);
+            state.last_append = Some(now);
+            let since = *state.hidden_since.get_or_insert(now);
+            let waiting = state.store.end() - state.visible;
+            let publish = quiet || waiting >= BATCH_BYTES || now.duration_since(since) >= QUIET;
+            if publish {
+                state.publish();
+            }
+            state.trim(now);
+            (publish, self.charge(&mut state))
+        };
+        if publish {
+            self.changed.notify_waiters();
+        }
+        if over {
+            self.budget.relieve();
+        }
+    }
+
+    /// Tells the budget what is kept now. Whether all logs together keep too much.
+    fn charge(&self, state: &mut State) -> bool {
+        let cost = state.store.cost();
+        let over = self.budget.charge(state.charged, cost);
+        state.charged = cost;
+        over
+    }
+
+    /// When waiting bytes must become visible by `publish`.
+    pub fn publish_at(&self) -> Option<Instant> {
+        self.state().hidden_since.map(|since| since + QUIET)
+    }
+
+    /// Lets readers see all that was appended.
+    pub fn publish(&self) {
+        self.state().publish();
+        self.changed.notify_waiters();
+    }
+
+    /// How much the writer may append now.
+    pub fn room(&self) -> Room {
+        let now = Instant::now();
+        let mut state = self.state();
+        let retain = state.retain.min(self.budget.allowance(state.charged));
+        let Some(holders) = &mut state.holders else { return Room::Bytes(usize::MAX) };
+        let Some(floor) = holders.floor(now) else { return Room::Bytes(usize::MAX) };
+        let until = holders.next_expiry();
+        state.store.trim(retain, floor);
+        let ahead = usize::try_from(state.store.end().saturating_sub(floor)).unwrap_or(usize::MAX);
+        match retain.saturating_sub(ahead) {
+            0 => Room::Full { until },
+            // Many small parts that are all needed cost more than their bytes.
+            _ if state.store.overhead() > retain => Room::Full { until },
+            bytes => Room::Bytes(bytes),
+        }
+    }
+
+    /// Waits for a change after which `room` may say something else. Create it
+    /// before asking `room`.
+    pub fn room_changed(&self) -> Notified<'_> {
+        self.room.notified()
+    }
+
+    /// Waits for new bytes, the close, or `wake`. Enable it before looking.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Wakes every reader: something beside the log has changed.
+    pub fn wake(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// The end: nothing will be appended. What is kept may give way to others.
+    pub fn close(self: &Arc<Self>) {
+        {
+            let mut state = self.state();
+            if state.closed {
+                return;
+            }
+            state.publish();
+            state.closed = true;
+        }
+        self.changed.notify_waiters();
+        self.budget.closed(self);
+    }
+
+    /// Nothing more will come.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// The first byte that is kept, and the end.
+    pub fn range(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.store.start(), state.store.end())
+    }
+
+    /// What is at `position`, which moves on. At most `max` bytes; only what has
+    /// been published, or `all`. None: nothing yet, or the end.
+    pub fn read(&self, position: &mut u64, max: usize, all: bool) -> Option<Piece> {
+        let state = self.state();
+        if *position < state.store.start() {
+            *position = state.store.start();
+            return Some(Piece::Lost(*position));
+        }
+        let limit = if all { state.store.end() } else { state.visible };
+        let chunk = state.store.read(*position, limit, max)?;
+        *position += chunk.data.len() as u64;
+        Some(Piece::Data(chunk))
+    }
+
+    /// Whether `read` would give something at `position`.
+    pub fn has_more(&self, position: u64) -> bool {
+        let state = self.state();
+        position < state.visible.max(state.store.start())
+    }
+
+    /// Makes `client` a holder that has taken everything below `position`. It
+    /// takes over a hold that has the same name. None: this log never waits.
+    pub fn hold(self: &Arc<Self>, client: &str, position: u64) -> Option<Hold> {
+        let mut state = self.state();
+        let end = state.store.end();
+        let token = state.holders.as_mut()?.take(client, position.min(end));
+        drop(state);
+        self.room.notify_waiters();
+        Some(Hold { log: Arc::downgrade(self), token })
+    }
+
+    /// Drops the oldest bytes until at most `target` are kept, but none that a
+    /// holder still needs. Gives how many are kept.
+    fn shed(&self, target: usize) -> usize {
+        let mut state = self.state();
+        let floor = state.floor(Instant::now());
+        state.store.shed(target, floor);
+        state.visible = state.visible.max(state.store.start());
+        self.charge(&mut state);
+        state.charged
+    }
+
+    /// What this log keeps, with the cost of its parts.
+    fn cost(&self) -> usize {
+        self.state().charged
+    }
+}
+
+impl State {
+    fn publish(&mut self) {
+        self.visible = self.store.end();
+        self.hidden_since = None;
+    }
+
+    /// The first byte that a holder still needs; the end when there is none.
+    fn floor(&mut self, now: Instant) -> u64 {
+        let end = self.store.end();
+        self.holders.as_mut().and_then(|holders| holders.floor(now)).map_or(end, |floor| floor.min(end))
+    }
+
+    /// Keeps retention.
+    fn trim(&mut self, now: Instant) {
+        if self.store.bytes().max(self.store.overhead()) > self.retain {
+            let floor = self.floor(now);
+            self.store.trim(self.retain, floor);
+            self.visible = self.visible.max(self.store.start());
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let charged = self.state().charged;
+        self.budget.charge(charged, 0);
+    }
+}
+
+/// A hold. Dropped, its holder counts as lost.
+pub struct Hold {
+    log: Weak<Log>,
+    token: u64,
+}
+
+impl Hold {
+    /// Everything below `offset` has been taken.
+    pub fn acknowledge(&self, offset: u64) {
+        self.with(|holders, end| holders.acknowledge(self.token, offset.min(end)));
+    }
+
+    fn with(&self, act: impl FnOnce(&mut Holders, u64)) {
+        let Some(log) = self.log.upgrade() else { return };
+        let mut state = log.state();
+        let end = state.store.end();
+        if let Some(holders) = &mut state.holders {
+            act(holders, end);
+        }
+        drop(state);
+        log.room.notify_waiters();
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.with(|holders, _| holders.lose(self.token, Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+const KIB: usize = 1 << 10;
+const GRACE: Duration = Duration::from_secs(60);
+
+fn log(retain: usize, overflow: Overflow) -> Arc<Log> {
+    Log::new(retain, overflow, &Budget::new(64 << 20))
+}
+
+fn blocking(retain: usize) -> Arc<Log> {
+    log(retain, Overflow::Block { grace: GRACE })
+}
+
+/// Everything from `position` on, as (tag, text).
+fn rest(log: &Log, mut position: u64) -> Vec<(u8, Vec<u8>)> {
+    let mut found = Vec::new();
+    while let Some(piece) = log.read(&mut position, 1 << 20, true) {
+        match piece {
+            Piece::Data(chunk) => found.push((chunk.tag, chunk.data.to_vec())),
+            Piece::Lost(offset) => found.push((0, offset.to_string().into_bytes())),
+        }
+    }
+    found
+}
+
+fn fill(log: &Log, bytes: usize) {
+    for _ in 0..bytes / KIB {
+        log.append_copy(1, &[b'x'; KIB]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_count_over_all_streams_in_the_order_of_appends() {
+    let log = log(1 << 20, Overflow::Truncate);
+    for (tag, text) in [(1, "one"), (1, "two"), (2, "three"), (1, "four")] {
+        log.append_copy(tag, text.as_bytes());
+    }
+    log.append(1, Bytes::from_static(b"five"));
+    let expected = [(1, b"onetwo".to_vec()), (2, b"three".to_vec()), (1, b"fourfive".to_vec())];
+    assert_eq!(rest(&log, 0), expected);
+    assert_eq!(rest(&log, 3), [(1, b"two".to_vec()), expected[1].clone(), expected[2].clone()]);
+    assert_eq!(rest(&log, 17), [(1, b"ve".to_vec())]);
+    assert_eq!(log.range(), (0, 19));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_offset_reads_the_same_bytes_however_they_were_appended() {
+    let log = log(1 << 20, Overflow::Truncate);
+    let all: Vec<u8> = (0..200_000u32).map(|n| (n % 251) as u8).collect();
+    let mut sizes = [1usize, 7, 300, 16 * KIB, 20_000, 5, 70_000].into_iter().cycle();
+    let mut done = 0;
+    while done < all.len() {
+        let n = sizes.next().unwrap().min(all.len() - done);
+        match n >= 16 * KIB {
+            true => log.append(1, Bytes::copy_from_slice(&all[done..done + n])),
+            false => log.append_copy(1, &all[done..done + n]),
+        }
+        done += n;
+    }
+    for start in [0, 1, 15, 16_383, 16_384, 16_385, 123_456, 199_999] {
+        for max in [1, 1_000, 65_536, 1 << 20] {
+            let mut position = start as u64;
+            let Some(Piece::Data(chunk)) = log.read(&mut position, max, true) else { panic!("nothing at {start}") };
+            let end = start + chunk.data.len();
+            assert!(chunk.data.len() <= max && chunk.data == all[start..end] && position == end as u64);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn truncate_keeps_the_last_bytes_and_tells_readers() {
+    let log = log(64 * KIB, Overflow::Truncate);
+    fill(&log, 64 * KIB);
+    assert_eq!(log.range(), (0, 64 << 10));
+    log.append_copy(1, b"abc");
+    assert_eq!(log.range(), (3, (64 << 10) + 3));
+    log.append(1, Bytes::from(vec![b'y'; 200 * KIB]));
+    let end = (264 << 10) + 3;
+    assert_eq!(log.range(), (end - (64 << 10), end));
+    let mut position = 5;
+    assert_eq!(log.read(&mut position, 1 << 20, false), Some(Piece::Lost(end - (64 << 10))));
+    assert!(
+        matches!(log.read(&mut position, 1 << 20, false), Some(Piece::Data(chunk)) if chunk.data.len() == 64 * KIB)
+    );
+    assert_eq!((position, log.room()), (end, Room::Bytes(usize::MAX)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_stream_with_every_byte_does_not_fill_memory() {
+    let log = log(64 * KIB, Overflow::Truncate);
+    for n in 0..1_000_000 {
+        log.append_copy(n as u8 % 2, b"z");
+    }
+    assert!(log.cost() <= 2 * 64 * KIB + 256, "{}", log.cost());
+    let log = blocking(64 * KIB);
+    let _hold = log.hold("a", 0).unwrap();
+    let mut appended = 0;
+    while log.room() != (Room::Full { until: None }) {
+        log.append_copy(appended as u8 % 2, b"z");
+        appended += 1;
+    }
+    assert!(log.cost() <= 2 * 64 * KIB && log.range().0 == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_bytes_go_at_once_and_the_next_ones_in_batches() {
+    let log = log(1 << 20, Overflow::Truncate);
+    log.append_copy(1, b"a");
+    assert!(log.has_more(0));
+    log.append_copy(1, b"b");
+    assert!(!log.has_more(1) && log.publish_at() == Some(Instant::now() + QUIET));
+    log.append_copy(1, &[b'c'; 16 * KIB]);
+    assert!(log.has_more(1) && log.publish_at().is_none());
+    log.append_copy(1, b"d");
+    tokio::time::advance(QUIET).await;
+    log.append_copy(1, b"e");
+    assert!(log.has_more(16 * KIB as u64 + 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_waits_for_the_slowest_holder() {
+    let log = blocking(64 * KIB);
+    let (slow, fast) = (log.hold("slow", 0).unwrap(), log.hold("fast", 0).unwrap());
+    fill(&log, 64 * KIB);
+    assert_eq!(log.room(), Room::Full { until: None });
+    fast.acknowledge(64 << 10);
+    assert_eq!(log.room(), Room::Full { until: None });
+    slow.acknowledge(1_000);
+    assert_eq!(log.room(), Room::Bytes(1_000));
+    // An offset that does not exist counts as the end.
+    slow.acknowledge(1 << 40);
+    assert_eq!(log.room(), Room::Bytes(64 * KIB));
+    // What is acknowledged stays readable as long as there is room.
+    assert_eq!(log.range().0, 0);
+    fill(&log, KIB);
+    assert_eq!(log.range().0, 1_024);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_holder_is_waited_for_and_then_no_more() {
+    let log = blocking(64 * KIB);
+    fill(&log, 64 * KIB);
+    let until = Instant::now() + GRACE;
+    assert_eq!(log.room(), Room::Full { until: Some(until) });
+    tokio::time::advance(GRACE - Duration::from_millis(1)).await;
+    assert_eq!(log.room(), Room::Full { until: Some(until) });
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(log.room(), Room::Bytes(usize::MAX));
+    fill(&log, 64 * KIB);
+    assert_eq!(log.range().0, 64 << 10);
+    // One that comes later holds from where it is.
+    let hold = log.hold("late", 0).unwrap();
+    assert_eq!(log.room(), Room::Full { until: None });
+    hold.acknowledge(100 << 10);
+    assert_eq!(log.room(), Room::Bytes(36 * KIB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_holder_is_waited_for_and_can_come_back() {
+    let log = blocking(64 * KIB);
+    let hold = log.hold("a", 0).unwrap();
+    hold.acknowledge(0);
+    fill(&log, 64 * KIB);
+    drop(hold);
+    tokio::time::advance(GRACE / 2).await;
+    assert_eq!(log.room(), Room::Full { until: Some(Instant::now() + GRACE / 2) });
+    // It comes back: its hold goes on, without any end.
+    let again = log.hold("a", 10 << 10).unwrap();
+    tokio::time::advance(GRACE * 2).await;
+    assert_eq!(log.room(), Room::Bytes(10 * KIB));
+    // A newer stream takes it over at once; the older one's end means nothing.
+    let newer = log.hold("a", 20 << 10).unwrap();
+    drop(again);
+    tokio::time::advance(GRACE * 2).await;
+    assert_eq!(log.room(), Room::Bytes(20 * KIB));
+    drop(newer);
+    tokio::time::advance(GRACE).await;
+    assert_eq!(log.room(), Room::Bytes(usize::MAX));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_writer_is_woken_by_an_acknowledgement() {
+    let log = blocking(64 * KIB);
+    let hold = log.hold("a", 0).unwrap();
+    fill(&log, 64 * KIB);
+    let waiting = log.room_changed();
+    tokio::pin!(waiting);
+    waiting.as_mut().enable();
+    assert_eq!(log.room(), Room::Full { until: None });
+    hold.acknowledge(1);
+    waiting.await;
+    assert_eq!(log.room(), Room::Bytes(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closed_logs_give_way_first_and_the_oldest_before_others() {
+    let budget = Budget::new(8 << 20);
+    let new = || Log::new(64 << 20, Overflow::Truncate, &budget);
+    let (first, second, open) = (new(), new(), new());
+    for log in [&first, &second] {
+        for _ in 0..3 {
+            log.append(1, Bytes::from(vec![1; 1 << 20]));
+        }
+        log.close();
+    }
+    for _ in 0..4 {
+        open.append(1, Bytes::from(vec![1; 1 << 20]));
+    }
+    let kept = |log: &Log| (log.range().1 - log.range().0) >> 20;
+    assert_eq!((kept(&first), kept(&second), kept(&open)), (0, 3, 4));
+    for _ in 0..10 {
+        open.append(1, Bytes::from(vec![1; 1 << 20]));
+    }
+    assert_eq!((kept(&first), kept(&second), kept(&open)), (0, 0, 7));
+    // An open log keeps a mebibyte whatever the others do, and is told of more.
+    let other = new();
+    for _ in 0..10 {
+        other.append(1, Bytes::from(vec![1; 1 << 20]));
+        open.append(1, Bytes::from(vec![1; 1 << 20]));
+    }
+    assert!(kept(&open) >= 1 && kept(&other) >= 1 && kept(&open) + kept(&other) <= 8);
+    let mut position = 0;
+    assert!(matches!(first.read(&mut position, 1, false), Some(Piece::Lost(offset)) if offset == 3 << 20));
+    drop((first, second, open, other));
+    assert_eq!(budget.allowance(0), 8 << 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_small_budget_a_writer_waits_earlier_and_no_held_byte_is_lost() {
+    let budget = Budget::new(4 << 20);
+    let log = Log::new(64 << 20, Overflow::Block { grace: GRACE }, &budget);
+    let _hold = log.hold("a", 0).unwrap();
+    let mut kept = 0;
+    while let Room::Bytes(room) = log.room() {
+        log.append(1, Bytes::from(vec![1; room.min(1 << 20)]));
+        kept += 1;
+    }
+    assert_eq!(log.range().0, 0);
+    assert!((3..=5).contains(&kept), "{kept}");
+    log.close();
+    let other = Log::new(64 << 20, Overflow::Truncate, &budget);
+    other.append(1, Bytes::from(vec![1; 3 << 20]));
+    assert_eq!(log.range().0, 0, "its holder still needs it");
+}

@@ -1,0 +1,291 @@
+//! One attach: a client's frames in, the command's frames out, on one stream.
+//! Each has a task, which ends when its client leaves or the exit is told.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use nullspace_proto::{
+    Error, Reason, Result, limits,
+    v1::{
+        AttachCommandRequest, AttachCommandResponse, InputAccepted, InputChunk, InputClosed, InputClosedReason,
+        Keepalive, OutputTruncated, attach_command_request, attach_command_response::Frame,
+    },
+    validate::Checks,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tonic::{Status, Streaming};
+
+use super::{
+    Process, Seat,
+    input::{Accepted, Offer},
+};
+use crate::{
+    log::{Hold, Piece},
+    server::foreign,
+};
+
+/// Frames that wait for a client that does not read: each may be a mebibyte.
+pub const WAITING_FRAMES: usize = 1;
+/// A window that has grown by this much is told to the client.
+const WINDOW_STEP: u64 = limits::INPUT_WINDOW as u64 / 4;
+
+/// What leaves on the stream.
+pub type Item = Result<AttachCommandResponse, Status>;
+
+/// A client's view of a command.
+pub struct Attach {
+    process: Arc<Process>,
+    seat: Seat,
+    hold: Option<Hold>,
+    position: u64,
+    keepalive: Duration,
+    started_told: bool,
+    accepted_told: Option<Accepted>,
+    closed_told: bool,
+    /// Input was sent to a command that has none open.
+    input_refused: bool,
+    /// Input that the queue has no room for yet.
+    waiting: Option<InputChunk>,
+}
+
+impl Attach {
+    /// Attaches `client` (empty: without a name) at `position`, which
+    /// `Process::position` has checked.
+    pub fn new(process: Arc<Process>, client: &str, position: u64, hold: bool, keepalive: Duration) -> Self {
+        let seat = process.seat(client);
+        let hold = hold.then(|| process.log.hold(seat.client(), position)).flatten();
+        Self {
+            process,
+            seat,
+            hold,
+            position,
+            keepalive,
+            started_told: false,
+            accepted_told: None,
+            closed_told: false,
+            input_refused: false,
+            waiting: None,
+        }
+    }
+
+    /// The frames with which every stream begins. They leave together with the
+    /// answer's head: for a short command that is half of all packets.
+    pub fn greeting(&mut self) -> Vec<Item> {
+        let mut frames = Vec::new();
+        while frames.len() < 2
+            && let Some(frame) = self.greet()
+        {
+            frames.push(Ok(AttachCommandResponse { frame: Some(frame) }));
+        }
+        frames
+    }
+
+    fn greet(&mut self) -> Option<Frame> {
+        if !self.started_told {
+            self.started_told = true;
+            return Some(Frame::Started(self.process.info()));
+        }
+        self.input_news().map(|accepted| {
+            self.accepted_told = Some(accepted);
+            Frame::InputAccepted(InputAccepted { offset: accepted.offset as i64, window_bytes: accepted.window as i64 })
+        })
+    }
+
+    /// Serves the client until the exit is told, an error, or it leaves.
+    pub async fn run(mut self, requests: Streaming<AttachCommandRequest>, responses: mpsc::Sender<Item>) {
+        if let Err(error) = self.serve(requests, &responses).await {
+            // A client that has left needs no error.
+            let _ = responses.send(Err(error.into())).await;
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        mut requests: Streaming<AttachCommandRequest>,
+        responses: &mpsc::Sender<Item>,
+    ) -> Result<()> {
+        let process = self.process.clone();
+        let mut reading = true;
+        let mut silent_since = Instant::now();
+        loop {
+            let changed = process.log.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            self.offer_waiting()?;
+            let pending = self.pending();
+            tokio::select! {
+                biased;
+                () = responses.closed() => return Ok(()),
+                () = self.seat.superseded() => {
+                    return Err(Error::new(Reason::AttachSuperseded, "a newer attach with the same client_id took over"));
+                }
+                // Frames of the client first: a signal must not wait for output to go.
+                request = requests.message(), if reading && self.waiting.is_none() => match request {
+                    Ok(Some(request)) => self.take(request)?,
+                    // Half-closed: the client has no more to say and listens on.
+                    Ok(None) => reading = false,
+                    Err(status) if status.code() == tonic::Code::Cancelled => reading = false,
+                    Err(status) => return Err(foreign(status)),
+                },
+                permit = responses.reserve(), if pending => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    let Some(frame) = self.next_frame() else { continue };
+                    let last = matches!(frame, Frame::Exit(_));
+                    permit.send(Ok(AttachCommandResponse { frame: Some(frame) }));
+                    silent_since = Instant::now();
+                    if last {
+                        return Ok(());
+                    }
+                }
+                () = changed, if !pending => {}
+                () = sleep_until(silent_since + self.keepalive), if !pending => {
+                    let Ok(permit) = responses.reserve().await else { return Ok(()) };
+                    permit.send(Ok(AttachCommandResponse { frame: Some(Frame::Keepalive(Keepalive {})) }));
+                    silent_since = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// A frame of the client.
+    fn take(&mut self, request: AttachCommandRequest) -> Result<()> {
+        use attach_command_request::Frame;
+        let mut checks = Checks::default();
+        match request.frame {
+            None => checks.fail("frame", "is missing or not known"),
+            Some(Frame::Open(_)) => checks.fail("open", "must be sent once"),
+            Some(Frame::Input(chunk)) => {
+                checks.check(chunk.offset >= 0, "input.offset", || format!("{} is below 0", chunk.offset));
+                checks.check(chunk.data.len() <= limits::MAX_CHUNK_BYTES, "input.data", || {
+                    format!("{} bytes are more than {}", chunk.data.len(), limits::MAX_CHUNK_BYTES)
+                });
+                checks.finish()?;
+                self.waiting = Some(chunk);
+                return Ok(());
+            }
+            Some(Frame::CloseInput(close)) => {
+                checks.check(close.offset >= 0, "close_input.offset", || format!("{} is below 0", close.offset));
+                checks.finish()?;
+                match self.process.input.closed() {
+                    Some(_) => self.input_refused = true,
+                    None => self.process.input.close(self.seat.client(), close.offset as u64),
+                }
+                return Ok(());
+            }
+            Some(Frame::Signal(signal)) => {
+                check_signal(&mut checks, "signal.number", signal.number);
+                checks.finish()?;
+                // One that comes after the end is answered by the exit.
+                return match self.process.signal(signal.number) {
+                    Err(error) if error.reason() != Reason::CommandEnded => Err(error),
+                    _ => Ok(()),
+                };
+            }
+            Some(Frame::Ack(ack)) => {
+                checks.check(ack.offset >= 0, "ack.offset", || format!("{} is below 0", ack.offset));
+                checks.finish()?;
+                if let Some(hold) = &self.hold {
+                    hold.acknowledge(ack.offset as u64);
+                }
+                return Ok(());
+            }
+        }
+        checks.finish()
+    }
+
+    /// Puts waiting input into the queue as far as there is room.
+    fn offer_waiting(&mut self) -> Result<()> {
+        let Some(chunk) = &mut self.waiting else { return Ok(()) };
+        let mut offset = chunk.offset as u64;
+        match self.process.input.offer(self.seat.client(), &mut offset, &mut chunk.data) {
+            Ok(Offer::Full) => chunk.offset = offset as i64,
+            Ok(Offer::Taken) => self.waiting = None,
+            Err(error) if error.reason() == Reason::InputClosed => {
+                self.waiting = None;
+                self.input_refused = true;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Whether there is a frame to send.
+    fn pending(&self) -> bool {
+        let log = &self.process.log;
+        !self.started_told
+            || self.input_news().is_some()
+            || self.closed_news().is_some()
+            || log.has_more(self.position)
+            || self.process.exit().is_some()
+    }
+
+    fn next_frame(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.greet() {
+            return Some(frame);
+        }
+        if let Some(reason) = self.closed_news() {
+            self.closed_told = true;
+            return Some(Frame::InputClosed(InputClosed { reason: reason.into() }));
+        }
+        let exit = self.process.exit();
+        let left = exit.map_or(u64::MAX, |exit| exit.output_bytes.saturating_sub(self.position));
+        let max = left.min(limits::MAX_CHUNK_BYTES as u64) as usize;
+        match (max > 0).then(|| self.process.log.read(&mut self.position, max, false)).flatten() {
+            Some(Piece::Data(chunk)) => Some(Frame::Output(chunk.into())),
+            Some(Piece::Lost(offset)) => Some(Frame::Truncated(OutputTruncated { offset: offset as i64 })),
+            None => exit.map(|exit| Frame::Exit(exit.into())),
+        }
+    }
+
+    /// Where this client's input stands, if that is worth a frame.
+    fn input_news(&self) -> Option<Accepted> {
+        let now = self.process.input.accepted(self.seat.client());
+        let Some(told) = self.accepted_told else { return Some(now) };
+        let grown = (now.offset + now.window).saturating_sub(told.offset + told.window);
+        // While a chunk waits for room its rest will be told of.
+        let moved = now.offset != told.offset && self.waiting.is_none();
+        (moved || grown >= WINDOW_STEP || (grown > 0 && now.drained)).then_some(now)
+    }
+
+    /// Why input has closed, if the client does not know.
+    fn closed_news(&self) -> Option<InputClosedReason> {
+        let reason = self.process.input.closed().filter(|_| !self.closed_told)?;
+        // That there never was any is told to those who send some.
+        (reason != InputClosedReason::NotOpened || self.input_refused).then_some(reason)
+    }
+}
+
+/// A signal that Linux has.
+pub fn check_signal(checks: &mut Checks, field: &str, number: i32) {
+    checks.check((1..=64).contains(&number), field, || format!("{number} is not in 1 to 64"));
+}
+
+/// Input of a call that is not a stream: waits until all of it is in.
+pub async fn write_input(
+    process: &Process,
+    client: &str,
+    mut offset: u64,
+    mut data: Bytes,
+    close: bool,
+) -> Result<u64> {
+    let end = offset + data.len() as u64;
+    loop {
+        let changed = process.log.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if process.input.offer(client, &mut offset, &mut data)? == Offer::Taken {
+            break;
+        }
+        changed.await;
+    }
+    if close {
+        match process.input.closed() {
+            Some(InputClosedReason::Client) | None => process.input.close(client, end),
+            Some(reason) => return Err(super::input::closed(reason)),
+        }
+    }
+    Ok(process.input.accepted(client).offset)
+}

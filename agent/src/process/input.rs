@@ -1,0 +1,261 @@
+//! Standard input of a command: several clients write, each with offsets of its
+//! own, into one bounded queue that a task feeds to the process.
+
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use bytes::{Buf as _, Bytes};
+use nullspace_proto::{Error, Reason, Result, limits, v1::InputClosedReason};
+use rustix::io::Errno;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::Notify,
+};
+
+use crate::{log::Log, spawn};
+
+/// Standard input.
+pub struct Input {
+    state: Mutex<State>,
+    /// The feeder waits here.
+    work: Notify,
+    /// Its readers are woken when input moves, for they tell their clients.
+    log: Arc<Log>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    /// Those with a name, the one that wrote last at the end.
+    clients: Vec<Client>,
+    /// No more input is taken; what is queued still goes to the process.
+    closing: bool,
+    closed: Option<InputClosedReason>,
+}
+
+struct Client {
+    id: String,
+    accepted: u64,
+    close_at: Option<u64>,
+}
+
+/// Where a client stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its input below is with the agent.
+    pub offset: u64,
+    /// How much more may be sent.
+    pub window: u64,
+    /// Nothing waits to be taken by the process.
+    pub drained: bool,
+}
+
+/// What became of offered input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// All of it is in.
+    Taken,
+    /// The queue is full; what is left is to be offered again.
+    Full,
+}
+
+impl Input {
+    /// Input that was not opened: /dev/null.
+    pub fn none(log: Arc<Log>) -> Arc<Self> {
+        let closed = Some(InputClosedReason::NotOpened);
+        Arc::new(Self { state: Mutex::new(State { closed, ..State::default() }), work: Notify::new(), log })
+    }
+
+    /// Input that is to be fed to a process.
+    pub fn open(log: Arc<Log>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), work: Notify::new(), log })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Why no more input is taken, if so.
+    pub fn closed(&self) -> Option<InputClosedReason> {
+        self.state().closed
+    }
+
+    /// Where `client` stands.
+    pub fn accepted(&self, client: &str) -> Accepted {
+        let state = self.state();
+        let offset = state.clients.iter().find(|known| known.id == client).map_or(0, |known| known.accepted);
+        let open = state.closed.is_none() && !state.closing;
+        let window = if open { limits::INPUT_WINDOW.saturating_sub(state.queued) as u64 } else { 0 };
+        Accepted { offset, window, drained: state.queued == 0 }
+    }
+
+    /// Takes as much of `data`, which begins at `offset` of this client's
+    /// input, as there is room for; `data` and `offset` move on. What was
+    /// accepted before is ignored.
+    pub fn offer(&self, client: &str, offset: &mut u64, data: &mut Bytes) -> Result<Offer> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let room = limits::INPUT_WINDOW.saturating_sub(state.queued);
+        let known = state.client(client);
+        if *offset > known.accepted {
+            let message = format!("input continues at {}, not at {offset}", known.accepted);
+            return Err(Error::new(Reason::InputGap, message).with("accepted_offset", known.accepted));
+        }
+        let repeated = (known.accepted - *offset).min(data.len() as u64);
+        data.advance(repeated as usize);
+        *offset += repeated;
+        if data.is_empty() {
+            return Ok(Offer::Taken);
+        }
+        if let Some(reason) = state.closed.or(state.closing.then_some(InputClosedReason::Client)) {
+            return Err(closed(reason));
+        }
+        let known = state.client(client);
+        let taken = data.split_to(data.len().min(room));
+        *offset += taken.len() as u64;
+        known.accepted = *offset;
+        if known.close_at.is_some_and(|at| known.accepted >= at) {
+            state.closing = true;
+        }
+        if !taken.is_empty() {
+            state.queued += taken.len();
+            state.queue.push_back(taken);
+            self.work.notify_one();
+        }
+        Ok(if data.is_empty() { Offer::Taken } else { Offer::Full })
+    }
+
+    /// Ends input once `offset` bytes of this client are in.
+    pub fn close(&self, client: &str, offset: u64) {
+        let mut state = self.state();
+        let known = state.client(client);
+        if known.accepted >= offset {
+            state.closing = true;
+            self.work.notify_one();
+        } else {
+            known.close_at = Some(offset);
+        }
+    }
+
+    /// Forgets a client that had no name.
+    pub fn forget(&self, client: &str) {
+        self.state().clients.retain(|known| known.id != client);
+    }
+
+    /// The process takes nothing more.
+    pub fn end(&self, reason: InputClosedReason) {
+        let mut state = self.state();
+        state.closed.get_or_insert(reason);
+        state.queue = VecDeque::new();
+        state.queued = 0;
+        drop(state);
+        self.log.wake();
+    }
+
+    /// Feeds a process until its input ends. The write end closes with it.
+    pub async fn feed(self: Arc<Self>, stdin: OwnedFd) {
+        let reason = match spawn::watch(stdin, Interest::WRITABLE) {
+            Ok(stdin) => self.feed_open(&stdin).await,
+            Err(_) => InputClosedReason::Process,
+        };
+        self.end(reason);
+    }
+
+    async fn feed_open(&self, stdin: &AsyncFd<OwnedFd>) -> InputClosedReason {
+        loop {
+            let next = {
+                let state = self.state();
+                match state.queue.front() {
+                    None if state.closing => return InputClosedReason::Client,
+                    next => next.cloned(),
+                }
+            };
+            let Some(data) = next else {
+                tokio::select! {
+                    () = self.work.notified() => continue,
+                    // The process closed its end while there was nothing to write.
+                    _ = broken(stdin) => return InputClosedReason::Process,
+                }
+            };
+            // Tried before asking whether it can be: `broken` has used readiness up.
+            match rustix::io::write(stdin.get_ref(), &data) {
+                Ok(written) => self.written(written),
+                Err(Errno::AGAIN) => {
+                    let Ok(mut guard) = stdin.writable().await else { return InputClosedReason::Process };
+                    match guard.try_io(|stdin| Ok(rustix::io::write(stdin, &data)?)) {
+                        Ok(Ok(written)) => self.written(written),
+                        Ok(Err(_)) => return InputClosedReason::Process,
+                        Err(_would_block) => {}
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return InputClosedReason::Process,
+            }
+        }
+    }
+
+    fn written(&self, written: usize) {
+        let mut state = self.state();
+        state.queued = state.queued.saturating_sub(written);
+        if let Some(front) = state.queue.front_mut() {
+            front.advance(written.min(front.len()));
+            if front.is_empty() {
+                state.queue.pop_front();
+            }
+        }
+        drop(state);
+        self.log.wake();
+    }
+}
+
+/// Returns when the read end of a pipe has no one left.
+async fn broken(stdin: &AsyncFd<OwnedFd>) {
+    loop {
+        match stdin.ready(Interest::WRITABLE).await {
+            Ok(guard) if guard.ready().is_write_closed() => return,
+            // Writable all the time: only the next change matters.
+            Ok(mut guard) => guard.clear_ready(),
+            Err(_) => return,
+        }
+    }
+}
+
+/// The error of input that is not taken.
+pub fn closed(reason: InputClosedReason) -> Error {
+    let why = match reason {
+        InputClosedReason::NotOpened => "the command was started without open_stdin",
+        InputClosedReason::Process => "the process closed its input, or has ended",
+        _ => "input was closed by a client",
+    };
+    Error::wrong_state(Reason::InputClosed, "input", why)
+}
+
+impl State {
+    /// The state of a client, which becomes the one that wrote last. Only the
+    /// last ones are kept.
+    fn client(&mut self, id: &str) -> &mut Client {
+        let client = match self.clients.iter().position(|known| known.id == id) {
+            Some(at) => self.clients.remove(at),
+            None => {
+                let named = |known: &Client| !known.id.starts_with(ANONYMOUS);
+                if !id.starts_with(ANONYMOUS)
+                    && self.clients.iter().filter(|known| named(known)).count() >= limits::INPUT_CLIENTS
+                    && let Some(oldest) = self.clients.iter().position(named)
+                {
+                    self.clients.remove(oldest);
+                }
+                Client { id: id.to_owned(), accepted: 0, close_at: None }
+            }
+        };
+        let last = self.clients.len();
+        self.clients.push(client);
+        &mut self.clients[last]
+    }
+}
+
+/// Begins the id of a client that gave none: no client can choose it.
+pub const ANONYMOUS: char = '#';
