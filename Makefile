@@ -1,0 +1,38 @@
+# Everything that is done with this checkout. What a target does is in scripts/.
+.DEFAULT_GOAL := help
+.PHONY: help setup build run start stop env test lint proto clean-host
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  NULLSPACE_DATA_DIR (/var/lib/nullspace) and NULLSPACE_LISTEN (127.0.0.1:3000) choose the server."
+
+setup: ## Install what is missing and build everything
+	@scripts/setup.sh
+
+build: ## Build the server, the agent and the Python stubs
+	@scripts/setup.sh server agent stubs
+
+run: ## Set up, start the server and run the quickstart
+	@scripts/run.sh
+
+start: setup ## Start the server in the background
+	@scripts/server.sh start
+
+stop: ## Stop the server; its sandboxes go on
+	@scripts/server.sh stop
+
+env: ## Print the shell settings of a client: eval "$(make -s env)"
+	@scripts/env.sh
+
+test: ## Run all tests (SCALE=small or full)
+	@SCALE=$(or $(SCALE),small) scripts/test.sh
+
+lint: ## Check style, the contract, dependencies and sizes
+	@scripts/lint.sh
+
+proto: ## Generate code from proto/ again
+	@rm -f target/stamps/stubs && scripts/setup.sh stubs
+
+clean-host: ## Remove all that any server left on this host
+	@scripts/clean-host.sh

@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Installs what is missing and builds everything. Each step looks first whether
+# its work is done. With names of steps: only those.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/versions.env
+source "$ROOT/scripts/versions.env"
+cd "$ROOT"
+
+STEPS=(prerequisites packages server agent engine python stubs template)
+PACKAGES=(ca-certificates gcc iproute2 libc6-dev mmdebstrap mold nftables procps)
+STAMPS=$ROOT/target/stamps
+
+missing() {
+    echo "nullspace: missing: $*" >&2
+    MISSING=1
+}
+
+step_prerequisites() {
+    MISSING=0
+    [ "$(id -u)" = 0 ] || missing "root: run make as root, it makes network namespaces and rules"
+    [ -e /etc/debian_version ] || missing "Debian: the packages and the template come from it; use a Debian 12 machine"
+    local version
+    version=$(cargo --version 2>/dev/null | cut -d ' ' -f 2) || true
+    at_least "${version:-0}" "$RUST_MINIMUM" ||
+        missing "Rust $RUST_MINIMUM or newer (found ${version:-none}): install it with rustup, see https://rustup.rs"
+    command -v go >/dev/null || missing "Go: install it from https://go.dev/dl and put its bin directory on PATH"
+    version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || true
+    at_least "${version:-0}" "$PYTHON_MINIMUM" ||
+        missing "Python $PYTHON_MINIMUM or newer (found ${version:-none}): apt-get install python3"
+    command -v node >/dev/null || missing "Node: apt-get install nodejs"
+    command -v npm >/dev/null || missing "npm: apt-get install npm"
+    [ "$MISSING" = 0 ] || exit 1
+}
+
+step_packages() {
+    local wanted=() package installed
+    # Another Python than Debian's brings its own venv.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || PACKAGES+=(python3-venv)
+    # shellcheck disable=SC2016
+    installed=$(dpkg-query -Wf '${db:Status-Status} ${Package}\n' "${PACKAGES[@]}" 2>/dev/null) || true
+    for package in "${PACKAGES[@]}"; do
+        grep -qx "installed $package" <<<"$installed" || wanted+=("$package")
+    done
+    [ ${#wanted[@]} -gt 0 ] || return 0
+    note "installing ${wanted[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" >/dev/null
+}
+
+step_server() {
+    cargo build --release -p nullspace-server
+}
+
+# Static, so that it runs in any root file system.
+step_agent() {
+    local target=x86_64-unknown-linux-gnu
+    CARGO_TARGET_DIR=target/agent RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-fuse-ld=mold" \
+        cargo build --release -p nullspace-agent --target "$target"
+    "$SERVER" install --assets-dir "$ASSETS" agent "target/agent/$target/release/nullspace-agent" >/dev/null
+}
+
+step_engine() {
+    local built
+    done_before "$ASSETS/engines/source" "$RUNSC_VERSION" "$ASSETS/engines/current" && return
+    note "building gVisor's runsc, about a minute"
+    built=$(mktemp -d "$DATA/build.XXXXXX")
+    # Linked dynamically it would not find its libraries in its own chroot.
+    CGO_ENABLED=0 GOBIN=$built go install -ldflags="-s -w" "$RUNSC_MODULE@$RUNSC_VERSION"
+    "$SERVER" install --assets-dir "$ASSETS" engine "$built/runsc" >/dev/null
+    rm -rf "$built"
+    remember "$ASSETS/engines/source" "$RUNSC_VERSION" "$ASSETS/engines/current"
+}
+
+step_python() {
+    local inputs
+    inputs=$(python3 --version; cat clients/python/pyproject.toml)
+    [ ! -x "$PYTHON" ] || ! stamped python "$inputs" || return 0
+    note "installing the Python packages"
+    [ -x "$PYTHON" ] || python3 -m venv .venv
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable 'clients/python[dev]'
+    stamp python "$inputs"
+}
+
+step_stubs() {
+    local inputs
+    inputs=$(cat clients/python/generate.py proto/nullspace/v1/*.proto)
+    [ ! -d clients/python/nullspace/_gen ] || ! stamped stubs "$inputs" || return 0
+    "$PYTHON" clients/python/generate.py
+    stamp stubs "$inputs"
+}
+
+step_template() {
+    local source built
+    source=$(python3 templates/build.py --print-source-digest templates/base)
+    done_before "$ASSETS/templates/source-base" "$source" "$ASSETS/templates/by-name/base" && return
+    note "building the template from Debian's packages, about a minute"
+    # On the file system of the assets, where the finished tree is moved.
+    built=$(mktemp -d "$ASSETS/build.XXXXXX")
+    python3 templates/build.py templates/base "$built/base"
+    "$SERVER" install --assets-dir "$ASSETS" template base "$built/base/rootfs" >/dev/null
+    rm -rf "$built"
+    remember "$ASSETS/templates/source-base" "$source" "$ASSETS/templates/by-name/base"
+}
+
+# An asset is there when what it was made from is unchanged and the link leads
+# to what was installed from that.
+done_before() {
+    [ -e "$3/" ] && [ "$(cat "$1" 2>/dev/null)" = "$2 $(readlink "$3")" ]
+}
+
+remember() {
+    echo "$2 $(readlink "$3")" >"$1"
+}
+
+stamped() {
+    [ "$(cat "$STAMPS/$1" 2>/dev/null)" = "$(sha256sum <<<"$2")" ]
+}
+
+stamp() {
+    mkdir -p "$STAMPS"
+    sha256sum <<<"$2" >"$STAMPS/$1"
+}
+
+note() {
+    echo "      $*"
+}
+
+title() {
+    case $1 in
+    prerequisites) echo "Prerequisites" ;;
+    packages) echo "Debian packages" ;;
+    server) echo "Server (nullspaced)" ;;
+    agent) echo "Agent (nullspace-agent)" ;;
+    engine) echo "Engine (gVisor $RUNSC_VERSION)" ;;
+    python) echo "Python environment" ;;
+    stubs) echo "Python stubs" ;;
+    template) echo "Template base" ;;
+    *) die "no such step: $1 (there are ${STEPS[*]})" ;;
+    esac
+}
+
+main() {
+    local steps=("${STEPS[@]}") number=0 started
+    [ $# -eq 0 ] || steps=("$@")
+    for step in "${steps[@]}"; do
+        number=$((number + 1))
+        echo "[$number/${#steps[@]}] $(title "$step")"
+        started=$(now)
+        if [ "$step" != prerequisites ] && [ -z "${LOCKED:-}" ]; then
+            # One at a time on this host: the assets are shared.
+            # The data has secrets.
+            [ -d "$DATA" ] || install -d -m 700 "$DATA"
+            mkdir -p "$ASSETS"
+            exec 9>"$DATA/setup.lock"
+            flock -n 9 || { note "waiting for another setup on this host" && flock 9; }
+            LOCKED=1
+        fi
+        "step_$step"
+        [ $(($(now) - started)) -lt 1000 ] || note "$(since "$started")"
+    done
+}
+
+main "$@"
