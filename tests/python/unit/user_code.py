@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Optional
 
+from typing_extensions import assert_type
+
 from nullspace import (
     AsyncCommandHandle,
     AsyncFileStream,
@@ -18,7 +20,6 @@ from nullspace import (
     System,
     TimeoutError,
 )
-from typing_extensions import assert_type
 
 
 def blocking(lines: Iterator[str]) -> None:

@@ -1,0 +1,101 @@
+"""Calls about commands that exist, by the id that lasts or by pid."""
+
+from __future__ import annotations
+
+import threading
+from typing import Optional, Union
+
+from nullspace import _requests
+from nullspace._client import Client
+from nullspace._command_requests import KILL, WAIT_CALL_TIMEOUT, CommandRequests, InputCursor, found
+from nullspace._follow import Scope, read
+from nullspace._gen.v1 import command_pb2
+from nullspace._logs import LogSlice
+from nullspace._rpc import LIST_COMMANDS, SIGNAL_COMMAND, WAIT_COMMAND, WRITE_COMMAND_INPUT
+from nullspace._stream import Reading
+from nullspace.errors import ConflictError, NotFoundError
+from nullspace.records import CommandLogs
+
+
+class CommandCalls:
+    """What :class:`Commands` and :class:`CommandHandle` both do to a command."""
+
+    def __init__(self, client: Client, sandbox_id: str) -> None:
+        self.client = client
+        self.sandbox_id = sandbox_id
+        self.requests = CommandRequests(sandbox_id)
+        self._lock = threading.Lock()
+        self._inputs: dict[str, tuple[threading.Lock, InputCursor]] = {}
+        self._by_pid: dict[int, str] = {}
+
+    def find(self, pid: int, request_timeout: Optional[float] = None) -> command_pb2.CommandInfo:
+        """The newest command with this pid, or the error that there is none."""
+        return found(pid, self.client.call(LIST_COMMANDS, self.requests.find(pid), request_timeout))
+
+    def kill(self, command_id: str, request_timeout: Optional[float] = None) -> None:
+        """Ends a command, and waits until it has ended. One that has ended is fine."""
+        try:
+            self.signal(command_id, KILL, request_timeout)
+        except ConflictError as error:
+            if error.code != "command_ended":
+                raise
+            return
+        request = self.requests.wait(command_id)
+        while not self.client.call(WAIT_COMMAND, request, WAIT_CALL_TIMEOUT).command.HasField("exit"):
+            pass
+
+    def signal(
+        self, command_id: str, signal: Union[int, str], request_timeout: Optional[float] = None
+    ) -> None:
+        """Sends a signal."""
+        request = self.requests.signal(command_id, _requests.signal_number(signal))
+        self.client.call(SIGNAL_COMMAND, request, request_timeout)
+
+    def write(
+        self,
+        command_id: str,
+        data: Union[str, bytes],
+        *,
+        close: bool = False,
+        request_timeout: Optional[float] = None,
+    ) -> None:
+        """Writes input, after all that was written by this object before."""
+        payload = _requests.payload(data)
+        with self._lock:
+            lock, cursor = self._inputs.setdefault(
+                command_id, (threading.Lock(), InputCursor(self.sandbox_id, command_id))
+            )
+        with lock:
+            for request in cursor.requests(payload, close=close):
+                cursor.accept(self.client.call(WRITE_COMMAND_INPUT, request, request_timeout))
+        if close:
+            self._inputs.pop(command_id, None)
+
+    def write_to_pid(
+        self, pid: int, data: Union[str, bytes], *, close: bool, request_timeout: Optional[float]
+    ) -> None:
+        """The same by pid, which is looked up once."""
+        known = self._by_pid.get(pid)
+        if known is not None:
+            try:
+                return self.write(known, data, close=close, request_timeout=request_timeout)
+            except (ConflictError, NotFoundError) as error:
+                # The pid may have come again, with another command.
+                self._by_pid.pop(pid, None)
+                if self.find(pid, request_timeout).command_id == known:
+                    raise error from None
+        command_id = self._by_pid[pid] = self.find(pid, request_timeout).command_id
+        return self.write(command_id, data, close=close, request_timeout=request_timeout)
+
+    def logs(self, info: command_pb2.CommandInfo, offset: Optional[int], limit: Optional[int]) -> CommandLogs:
+        """What is kept of a command's output."""
+        logs = LogSlice(info, offset, limit)
+        scope = Scope()
+        reading = Reading(self.sandbox_id, info.command_id, logs.log, follow=False)
+        try:
+            for event in read(self.client, reading, scope):
+                if not logs.add(event):
+                    break
+        finally:
+            scope.close()
+        return logs.result()
