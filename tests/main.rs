@@ -10,4 +10,5 @@ mod network;
 mod output;
 mod routing;
 mod sandbox;
+mod startup;
 mod system;

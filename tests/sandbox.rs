@@ -135,6 +135,10 @@ async fn a_key_makes_one_sandbox() -> Result {
     Ok(())
 }
 
+fn id_of(token: &str) -> String {
+    token.split('.').next().unwrap_or_default().to_owned()
+}
+
 #[tokio::test]
 async fn lists_are_newest_first_in_stable_pages() -> Result {
     let api = Api::shared().await?;
@@ -150,6 +154,13 @@ async fn lists_are_newest_first_in_stable_pages() -> Result {
     assert_eq!(page.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect::<Vec<_>>(), ids);
     assert_eq!(page.next_page_token, "");
 
+    // A token belongs to the list that gave it.
+    let other = ListSandboxesRequest { page_size: Some(1), ..request.clone() };
+    let token = api.sandboxes().list_sandboxes(other).await?.into_inner().next_page_token;
+    for stray in [token.clone(), "nonsense".into(), id_of(&token)] {
+        let stray = ListSandboxesRequest { page_token: stray, template: "base".into(), ..request.clone() };
+        refused(api.sandboxes().list_sandboxes(stray).await, Reason::InvalidRequest);
+    }
     // One that goes away between two pages changes neither.
     let first = ListSandboxesRequest { page_size: Some(1), ..request.clone() };
     let page = api.sandboxes().list_sandboxes(first.clone()).await?.into_inner();

@@ -169,7 +169,7 @@ class Files:
                 fit into memory.
             encoding: another way to ask: ``utf8`` is text, ``base64`` is bytes
                 (decoded already). Not with ``format``.
-            user: read as this user. Default: root.
+            user: in whose home a relative path begins; read as root all the same.
             offset: where to begin, in bytes.
             length: how many bytes at most. Default: to the end.
             request_timeout: seconds for the whole transfer. Default: as long as

@@ -9,6 +9,7 @@ use nullspace_proto::{
 };
 use prost::Message as _;
 use prost_types::{FieldMask, Struct};
+use sha2::{Digest as _, Sha256};
 
 use crate::sandbox::{
     Wanted,
@@ -91,13 +92,33 @@ pub fn state_name(checks: &mut Checks, field: &str, state: i32) -> Option<StateN
     name
 }
 
-/// A page token: the last id of the page before. Anything else is noted.
-pub fn page_token<'a>(checks: &mut Checks, token: &'a str) -> Option<&'a str> {
-    if token.is_empty() {
-        return None;
+/// Page tokens of one list: the last id of a page, and a mark of the filters it
+/// was made with, because another list has other pages.
+pub struct Pages(String);
+
+impl Pages {
+    /// Of a list with these filters, in any encoding that tells them apart.
+    pub fn of(filters: &[u8]) -> Self {
+        Self(hex::encode(&Sha256::digest(filters)[..4]))
     }
-    checks.check(id::is_well_formed(token), "page_token", || "is not from a page of this list".to_owned());
-    Some(token)
+
+    /// The id that a page begins after. A token that is none of this list is
+    /// noted.
+    pub fn begin<'a>(&self, checks: &mut Checks, token: &'a str) -> Option<&'a str> {
+        if token.is_empty() {
+            return None;
+        }
+        let after =
+            token.strip_suffix(&self.0).and_then(|rest| rest.strip_suffix('.')).filter(|id| id::is_well_formed(id));
+        checks.check(after.is_some(), "page_token", || "is not from a page of this list with these filters".to_owned());
+        after
+    }
+
+    /// The token of the page after the one that ends with `last`. Empty: there
+    /// is none.
+    pub fn next(&self, last: Option<&str>, more: bool) -> String {
+        last.filter(|_| more).map(|last| format!("{last}.{}", self.0)).unwrap_or_default()
+    }
 }
 
 /// A sandbox on the wire.

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{self, Mask},
+    convert::{self, Mask, Pages},
     run_once::Run,
 };
 use crate::{
@@ -72,17 +72,20 @@ impl SandboxService for SandboxApi {
     ) -> Result<Response<ListSandboxesResponse>, Status> {
         let (caller, request) = (Caller::of(&request)?, request.into_inner());
         let mut checks = Checks::default();
-        let mask = Mask::new(&mut checks, request.read_mask);
+        let mask = Mask::new(&mut checks, request.read_mask.clone());
         let size = checks.range("page_size", request.page_size, limits::DEFAULT_PAGE, &limits::PAGE);
         let states =
             request.states.iter().filter_map(|state| convert::state_name(&mut checks, "states", *state)).collect();
-        let before = convert::page_token(&mut checks, &request.page_token);
-        let metadata = request.metadata.unwrap_or_default();
+        let pages = Pages::of(&canonical(&request, |request| {
+            (request.page_token, request.page_size, request.read_mask) = Default::default();
+        }));
+        let before = pages.begin(&mut checks, &request.page_token);
+        let metadata = request.metadata.clone().unwrap_or_default();
         checks.metadata("metadata", &metadata);
         checks.finish()?;
-        let filter = Filter { states, template: request.template, metadata };
+        let filter = Filter { states, template: request.template.clone(), metadata };
         let (page, more) = self.sandboxes.list(&caller.owner, &filter, before, size.unsigned_abs() as usize);
-        let next_page_token = page.last().filter(|_| more).map(|record| record.id.clone()).unwrap_or_default();
+        let next_page_token = pages.next(page.last().map(|record| record.id.as_str()), more);
         let sandboxes = page.iter().map(|record| mask.apply(convert::sandbox(record))).collect();
         Ok(Response::new(ListSandboxesResponse { sandboxes, next_page_token }))
     }

@@ -14,7 +14,7 @@ use nullspace_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::convert;
+use super::convert::{self, Pages};
 use crate::{
     caller::Caller,
     instance::Instance,
@@ -103,10 +103,11 @@ impl SystemService for SystemApi {
         let (caller, request) = (Caller::of(&request)?, request.into_inner());
         let mut checks = Checks::default();
         let size = checks.range("page_size", request.page_size, limits::DEFAULT_PAGE, &limits::PAGE);
-        let after = convert::page_token(&mut checks, &request.page_token);
+        let pages = Pages::of(b"");
+        let after = pages.begin(&mut checks, &request.page_token);
         checks.finish()?;
         let (keys, more) = self.keys.list(&caller.owner, after, size.unsigned_abs() as usize);
-        let next_page_token = keys.last().filter(|_| more).map(|key| key.id.clone()).unwrap_or_default();
+        let next_page_token = pages.next(keys.last().map(|key| key.id.as_str()), more);
         Ok(Response::new(ListApiKeysResponse { keys: keys.iter().map(|key| api_key(key)).collect(), next_page_token }))
     }
 

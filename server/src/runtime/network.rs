@@ -115,6 +115,7 @@ impl Slots {
 
     /// Gives a slot back. It is removed, and its number rests for a while.
     pub async fn release(&self, slot: Slot) {
+        debug_assert!(self.lock().taken.contains(&slot.0), "a slot is released by who has it");
         if let Err(error) = self.remove(slot).await {
             // It stays taken, so that nobody gets it; the next start removes it.
             tracing::error!(%error, slot = slot.0, "a network slot was not removed");

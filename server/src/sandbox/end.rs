@@ -38,10 +38,15 @@ impl Sandboxes {
         if let Some(live) = entry.set_live(None) {
             live.pool.end(if end == End::Lost { Reason::AgentLost } else { Reason::SandboxStopped });
         }
-        if let Some(execution) = record.execution() {
+        let execution = record.execution().cloned();
+        if let Some(execution) = &execution {
             self.engine.destroy(&execution.id).await?;
+        }
+        let ended = self.commit(entry, record.ended(end), None).await?;
+        // Only now: a record that names a slot must be the only one that has it.
+        if let Some(execution) = execution {
             self.slots.release(execution.slot()).await;
         }
-        self.commit(entry, record.ended(end), None).await
+        Ok(ended)
     }
 }

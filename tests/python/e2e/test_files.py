@@ -7,7 +7,7 @@ import os
 import pytest
 from support import raises, violations
 
-from nullspace import NotFoundError, PermissionError, QuotaExceededError, SandboxError, TimeoutError
+from nullspace import NotFoundError, QuotaExceededError, SandboxError, TimeoutError
 
 BIG = os.urandom(1 << 20) * 9 + b"end"
 
@@ -97,11 +97,12 @@ class TestWriteAndRead:
         assert sandbox.files.write("/opt/theirs/file", "x", user="user").owner == "user"
         assert sandbox.files.read(path, user="  ") == "x"
 
-    def test_reading_as_a_user(self, sandbox, path):
+    def test_a_user_is_whose_home_it_is(self, sandbox, path):
+        sandbox.files.write("notes.txt", "mine", user="user", mode=0o600)
+        assert sandbox.files.read("notes.txt", user="user") == "mine"
+        # Files are read as root, whoever is named.
         sandbox.files.write(path, "secret", mode=0o600)
-        assert sandbox.files.read(path) == "secret"
-        with raises(PermissionError, "file_permission_denied"):
-            sandbox.files.read(path, user="user")
+        assert sandbox.files.read(path, user="user") == "secret"
         with raises(NotFoundError, "user_not_found"):
             sandbox.files.read(path, user="nobody-at-all")
 
@@ -112,7 +113,7 @@ class TestWriteAndRead:
         assert other.files.write("file", "y").path == "/srv/app/file"
         assert other.files.read("/srv/app/file") == "y"
         # Without a cwd of its own, a user's paths begin at home.
-        assert sandbox.files.write("mine", "z", user="user").path in ("/home/user/mine", "/workspace/mine")
+        assert sandbox.files.write("mine", "z", user="user").path == "/home/user/mine"
 
     def test_filesystem_is_files(self, sandbox):
         sandbox.filesystem.write("/tmp/alias", "x")
