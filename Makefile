@@ -1,9 +1,9 @@
 # Everything that is done with this checkout. What a target does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup build run start stop env test lint proto clean-host
+.PHONY: help setup build run start stop env test test-cgroup2 lint proto clean-host
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  NULLSPACE_DATA_DIR (/var/lib/nullspace) and NULLSPACE_LISTEN (127.0.0.1:3000) choose the server."
 
@@ -27,6 +27,9 @@ env: ## Print the shell settings of a client: eval "$(make -s env)"
 
 test: ## Run all tests (SCALE=small or full)
 	@SCALE=$(or $(SCALE),small) scripts/test.sh
+
+test-cgroup2: ## Run the tests of limits in an emulated Debian 12 with cgroup v2, slowly
+	@scripts/test-cgroup2.sh
 
 lint: ## Check style, the contract, dependencies and sizes
 	@scripts/lint.sh

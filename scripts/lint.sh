@@ -46,10 +46,10 @@ check_size() {
 
 check_shell() {
     local script
-    for script in scripts/*.sh .ci/run; do
+    for script in scripts/*.sh tests/guest/*.sh .ci/run; do
         bash -n "$script"
     done
-    ! command -v shellcheck >/dev/null || shellcheck --external-sources scripts/*.sh .ci/run
+    ! command -v shellcheck >/dev/null || shellcheck --external-sources scripts/*.sh tests/guest/*.sh .ci/run
 }
 
 tools() {

@@ -23,6 +23,7 @@ use tokio_stream::{Iter, StreamExt as _, adapters::Chain, wrappers::ReceiverStre
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    flow::Flow,
     process::{
         attach::{self, Attach},
         read::OutputReader,
@@ -34,12 +35,13 @@ use crate::{
 /// CommandService over the commands of a sandbox.
 pub struct CommandApi {
     table: Arc<Table>,
+    flow: Arc<Flow>,
 }
 
 impl CommandApi {
     /// The service.
-    pub fn new(table: Arc<Table>) -> Self {
-        Self { table }
+    pub fn new(table: Arc<Table>, flow: Arc<Flow>) -> Self {
+        Self { table, flow }
     }
 
     fn attach(&self, open: AttachOpen) -> Result<Attach> {
@@ -59,7 +61,7 @@ impl CommandApi {
             None => self.table.find(&open.command_id)?,
         };
         let position = process.position(open.position.as_ref())?;
-        Ok(Attach::new(process, &open.client_id, position, open.hold, keepalive))
+        Ok(Attach::new(process, self.flow.join(), &open.client_id, position, open.hold, keepalive))
     }
 }
 
@@ -138,7 +140,7 @@ impl CommandService for CommandApi {
         checks.finish()?;
         let process = self.table.find(&request.command_id)?;
         let position = process.position(request.position.as_ref())?;
-        let reader = OutputReader::new(process, position, request.follow, keepalive);
+        let reader = OutputReader::new(process, self.flow.join(), position, request.follow, keepalive);
         Ok(Response::new(Box::pin(reader.frames())))
     }
 

@@ -27,6 +27,7 @@ use crate::{
     Config,
     cgroup::Programs,
     fault,
+    flow::Flow,
     log::Budget,
     memory::{self, Watch},
     process::table::Table,
@@ -90,15 +91,16 @@ pub struct Control {
     config: Config,
     users: Users,
     budget: Arc<Budget>,
+    flow: Arc<Flow>,
     secret: Mutex<Vec<u8>>,
     execution: RwLock<Option<Arc<Execution>>>,
 }
 
 impl Control {
     /// Nothing is known yet.
-    pub fn new(config: Config, budget: Arc<Budget>) -> Arc<Self> {
+    pub fn new(config: Config, budget: Arc<Budget>, flow: Arc<Flow>) -> Arc<Self> {
         let users = Users::new(&config.etc);
-        Arc::new(Self { config, users, budget, secret: Mutex::default(), execution: RwLock::default() })
+        Arc::new(Self { config, users, budget, flow, secret: Mutex::default(), execution: RwLock::default() })
     }
 
     /// The sandbox's users.
@@ -183,6 +185,7 @@ impl Control {
             0 => memory::total(),
             bytes => bytes,
         };
+        self.flow.set_memory(memory_bytes);
         self.budget.set_limit(usize::try_from(memory_bytes / LOG_SHARE).unwrap_or(usize::MAX));
         let null =
             fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(doing("opening /dev/null"))?;

@@ -5,8 +5,8 @@
 mod cgroup;
 mod command;
 mod control;
-mod deadline;
 mod file;
+mod flow;
 pub mod log;
 mod memory;
 mod process;

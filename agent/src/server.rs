@@ -15,7 +15,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nullspace_proto::{
-    Error, Reason, agent::v1::agent_service_server::AgentServiceServer, limits,
+    Error, Reason, agent::v1::agent_service_server::AgentServiceServer, deadline, limits,
     v1::command_service_server::CommandServiceServer, v1::file_service_server::FileServiceServer,
 };
 use tokio::{
@@ -30,8 +30,8 @@ use crate::{
     Config,
     command::CommandApi,
     control::{AgentApi, Control},
-    deadline,
     file::FileApi,
+    flow::Flow,
     log::Budget,
     process::table::Table,
 };
@@ -40,10 +40,11 @@ use crate::{
 /// more, because the two ends do not learn of a call's end at the same time.
 const STREAMS: u32 = limits::AGENT_STREAMS as u32 + 16;
 /// What a call may send ahead. Streams times this is the connection's window, so
-/// that no call that is not read holds up another.
+/// that no call that is not read holds up another. With a quarter of it uploads
+/// have half the rate.
 const STREAM_WINDOW: u32 = 256 << 10;
-/// What waits to be sent on one call.
-const SEND_BUFFER_BYTES: usize = 1 << 20;
+/// What waits to be sent on one call before the next message is asked for.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Connections at once. Programs of the sandbox can connect too.
 const CONNECTIONS: usize = 256;
 /// A connection on which nobody has shown the secret ends after this time.
@@ -52,6 +53,12 @@ const STRANGER: Duration = Duration::from_secs(10);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// Memory for logs until the sandbox's own is known.
 const INITIAL_LOG_BYTES: usize = 16 << 20;
+/// The call that comes before all others.
+const ASSIGN: &str = "/nullspace.agent.v1.AgentService/Assign";
+/// Calls that the server may give up before they were looked at. The library's
+/// own limit of 20 would end the connection, with all its calls, when the agent
+/// is busy for a moment while clients leave.
+const PENDING_RESETS: usize = 1_024;
 /// Metadata that carries the secret.
 const SECRET: &str = "nullspace-secret";
 
@@ -68,17 +75,18 @@ impl Services {
     pub fn new(config: Config) -> Arc<Self> {
         let budget = Budget::new(INITIAL_LOG_BYTES);
         let workspace = config.workspace.clone();
-        let control = Control::new(config, budget.clone());
+        let flow = Flow::new();
+        let control = Control::new(config, budget.clone(), flow.clone());
         let table = Table::new(control.clone(), budget);
         let max = limits::MAX_MESSAGE_BYTES;
         Arc::new(Self {
             agent: AgentServiceServer::new(AgentApi::new(control.clone(), table.clone()))
                 .max_decoding_message_size(max)
                 .max_encoding_message_size(max),
-            command: CommandServiceServer::new(CommandApi::new(table))
+            command: CommandServiceServer::new(CommandApi::new(table, flow.clone()))
                 .max_decoding_message_size(max)
                 .max_encoding_message_size(max),
-            file: FileServiceServer::new(FileApi::new(control.clone(), workspace))
+            file: FileServiceServer::new(FileApi::new(control.clone(), flow, workspace))
                 .max_decoding_message_size(max)
                 .max_encoding_message_size(max),
             control,
@@ -91,8 +99,8 @@ impl Services {
             return refused(Error::new(Reason::ApiKeyInvalid, "nullspace-secret is missing or wrong"));
         }
         known.store(true, Ordering::Relaxed);
-        let timeout = deadline::timeout(request.headers());
-        deadline::within(timeout, self.dispatch(request)).await
+        let deadline = deadline::of(request.headers());
+        deadline::bound(deadline, self.dispatch(request)).await
     }
 
     async fn dispatch(&self, request: Request<Incoming>) -> Response<Body> {
@@ -101,13 +109,13 @@ impl Services {
         if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
             return refused(Error::new(Reason::EncodingUnsupported, "the request is compressed"));
         }
-        if service == "nullspace.agent.v1.AgentService" {
-            return ours(infallible(self.agent.clone().call(request).await));
-        }
-        if let Err(error) = self.control.execution() {
+        if let Err(error) = self.control.execution()
+            && path != ASSIGN
+        {
             return refused(error);
         }
         match service {
+            "nullspace.agent.v1.AgentService" => ours(infallible(self.agent.clone().call(request).await)),
             "nullspace.v1.CommandService" => ours(infallible(self.command.clone().call(request).await)),
             "nullspace.v1.FileService" => ours(infallible(self.file.clone().call(request).await)),
             _ => refused(Error::new(Reason::MethodUnknown, format!("the agent has no {path:?}"))),
@@ -182,6 +190,7 @@ async fn converse(stream: TcpStream, services: Arc<Services>) {
         .max_frame_size(limits::AGENT_FRAME_BYTES)
         .max_header_list_size(limits::MAX_HEADER_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {

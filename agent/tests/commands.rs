@@ -280,6 +280,23 @@ async fn output_is_read_from_any_position_with_or_without_following() {
 }
 
 #[tokio::test]
+async fn reading_without_following_ends_however_fast_the_program_writes() {
+    let sandbox = Sandbox::start().await;
+    let spec = CommandSpec { retain_output_bytes: 65_536, ..argv(["cat", "/dev/zero"]) };
+    let mut commands = sandbox.commands().await;
+    commands
+        .start_command(StartCommandRequest { command_id: "c".into(), spec: Some(spec), ..Default::default() })
+        .await
+        .unwrap();
+    for _ in 0..5 {
+        let (_, (_, output_open)) = read_output(&sandbox, "c", 0, false).await;
+        assert!(output_open);
+    }
+    let kill = SignalCommandRequest { command_id: "c".into(), number: 9, ..Default::default() };
+    commands.signal_command(kill).await.unwrap();
+}
+
+#[tokio::test]
 async fn starting_twice_is_one_process() {
     let sandbox = Sandbox::start().await;
     let mut commands = sandbox.commands().await;

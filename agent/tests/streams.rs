@@ -286,6 +286,26 @@ async fn a_client_that_leaves_harms_nobody() {
 }
 
 #[tokio::test]
+async fn calls_that_are_given_up_at_once_do_not_end_the_connection() {
+    let sandbox = Sandbox::start().await;
+    let mut commands = sandbox.commands().await;
+    let mut stays = Attached::open(&mut commands, open("c", Some(with_input(argv(["cat"]))))).await.unwrap();
+    for _ in 0..10 {
+        let calls = (0..50).map(|_| {
+            let mut commands = commands.clone();
+            tokio::spawn(async move {
+                commands.wait_command(WaitCommandRequest { command_id: "c".into(), ..Default::default() }).await
+            })
+        });
+        let calls: Vec<_> = calls.collect();
+        tokio::task::yield_now().await;
+        calls.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+    stays.send(In::CloseInput(CloseInput { offset: 0 }));
+    assert_eq!(stays.until(|frame| Output::default().take(frame)).await.unwrap().reason(), TerminationReason::Exited);
+}
+
+#[tokio::test]
 async fn a_newer_attach_of_the_same_client_takes_over() {
     let sandbox = Sandbox::start().await;
     let mut commands = sandbox.commands().await;

@@ -1,8 +1,10 @@
 //! The contract of Nullspace in Rust: generated messages and services, and what
-//! the schema says beside them. This is the only crate that includes generated
-//! code.
+//! the schema says beside them, and what every answer needs on both planes. This
+//! is the only crate that includes generated code.
 
+pub mod body;
 pub mod codec;
+pub mod deadline;
 pub mod error;
 pub mod id;
 pub mod limits;

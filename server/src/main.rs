@@ -1,7 +1,6 @@
 //! nullspaced: serves the API and runs the sandboxes of one host.
 
 mod api;
-mod body;
 mod caller;
 mod client_config;
 mod config;

@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 DATA=/var/lib/nullspace-test
 # An emulated processor is an order of magnitude slower than a real one.
 export NULLSPACE_TEST_PATIENCE=15
-export NULLSPACED=$PWD/nullspaced NULLSPACE_ASSETS=$PWD/assets RUST_BACKTRACE=1
+export NULLSPACED=$PWD/nullspaced NULLSPACE_ASSETS=$PWD/assets
 export TMPDIR=$DATA
 SERVER_PID=
 
@@ -44,9 +44,13 @@ start_server() {
 [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ]
 echo "guest: $(uname -sr), cgroup v2, $(systemctl --version | head -n 1)"
 ip link set lo up
+mapfile -t tests <tests
+[ "$(./e2e --exact "${tests[@]}" --list | grep -c ': test$')" = ${#tests[@]} ] || {
+    echo "guest: some of these tests do not exist: ${tests[*]}"
+    exit 1
+}
 start_server
-# shellcheck disable=SC2046
-./e2e --test-threads=1 --exact $(cat tests)
+./e2e --color=never --test-threads=1 --exact "${tests[@]}"
 kill -TERM "$SERVER_PID"
 wait "$SERVER_PID" || true
 scripts/check-host.sh $DATA

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::{Result, TestSandbox};
+use crate::{Result, TestSandbox, patient};
 
 /// How long a test waits for a frame.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -117,7 +117,7 @@ impl Attached {
 
     /// The next frame.
     pub async fn next(&mut self) -> Result<Answer, Status> {
-        let next = tokio::time::timeout(LIMIT, self.answers.message()).await;
+        let next = tokio::time::timeout(patient(LIMIT), self.answers.message()).await;
         let next = next.map_err(|_| Status::unknown(format!("no frame within {LIMIT:?}")))??;
         next.and_then(|answer| answer.frame).ok_or_else(|| Status::unknown("the stream ended without exit"))
     }

@@ -118,13 +118,20 @@ pub fn rounds(few: usize, promised: usize) -> usize {
     if std::env::var("SCALE").as_deref() == Ok("full") { promised } else { few }
 }
 
+/// A time that is enough on a usual machine. A slower one has more:
+/// NULLSPACE_TEST_PATIENCE is a factor.
+pub fn patient(limit: Duration) -> Duration {
+    let factor = std::env::var("NULLSPACE_TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok());
+    limit * factor.unwrap_or(1)
+}
+
 /// Waits until a condition holds, and fails if it does not in time.
 pub async fn eventually<F: Future<Output = Result<bool>>>(
     what: &str,
     limit: Duration,
     mut condition: impl FnMut() -> F,
 ) -> Result {
-    let begun = Instant::now();
+    let (begun, limit) = (Instant::now(), patient(limit));
     while !condition().await? {
         if begun.elapsed() > limit {
             return Err(format!("not within {limit:?}: {what}").into());

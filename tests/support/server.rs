@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Api, Result, required};
+use crate::{Api, Result, patient, required};
 
 /// How long a server may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -46,11 +46,11 @@ impl Server {
         }
         self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
         let begun = Instant::now();
-        while !address.exists() {
+        while fs::metadata(&address).map_or(true, |file| file.len() == 0) {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 return Err(format!("the server ended with {status}:\n{}", self.log()).into());
             }
-            if begun.elapsed() > LIMIT {
+            if begun.elapsed() > patient(LIMIT) {
                 return Err(format!("the server does not start:\n{}", self.log()).into());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -110,7 +110,7 @@ impl Server {
         kill_process(pid, Signal::TERM)?;
         let begun = Instant::now();
         while child.try_wait()?.is_none() {
-            if begun.elapsed() > LIMIT {
+            if begun.elapsed() > patient(LIMIT) {
                 child.kill()?;
                 child.wait()?;
                 return Err(format!("the server does not stop:\n{}", self.log()).into());

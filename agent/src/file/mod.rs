@@ -20,7 +20,7 @@ use nullspace_proto::{
 use tokio::{task::JoinHandle, time::timeout};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{control::Control, fault, server::foreign, users::User};
+use crate::{control::Control, fault, flow::Flow, server::foreign, users::User};
 use paths::Place;
 use reading::Reading;
 use writing::{Destination, Upload};
@@ -28,14 +28,15 @@ use writing::{Destination, Upload};
 /// FileService over the files of a sandbox.
 pub struct FileApi {
     control: Arc<Control>,
+    flow: Arc<Flow>,
     workspace: PathBuf,
 }
 
 impl FileApi {
     /// The service. `workspace` is where relative paths begin when nothing else
     /// says so.
-    pub fn new(control: Arc<Control>, workspace: PathBuf) -> Self {
-        Self { control, workspace }
+    pub fn new(control: Arc<Control>, flow: Arc<Flow>, workspace: PathBuf) -> Self {
+        Self { control, flow, workspace }
     }
 
     /// Who was named, and the absolute path.
@@ -62,9 +63,10 @@ impl FileApi {
         checks.check(length >= 0, "length", || format!("{length} is below 0"));
         checks.finish()?;
         let (_, path) = self.locate(&request.path, &request.user)?;
-        let (control, offset, length) = (self.control.clone(), request.offset as u64, length as u64);
+        let (control, share) = (self.control.clone(), self.flow.join());
+        let (offset, length) = (request.offset as u64, length as u64);
         Ok(tokio::task::spawn_blocking(move || {
-            let mut reading = Reading::open(&Place::find(&path)?, control.users(), offset, length)?;
+            let mut reading = Reading::open(&Place::find(&path)?, control.users(), share, offset, length)?;
             reading.advance()?;
             Ok(reading)
         }))
@@ -126,7 +128,7 @@ impl FileService for FileApi {
         let Some(write_file_request::Frame::Open(open)) = first.and_then(|first| first.frame) else {
             return Err(Error::invalid_field("open", "must be the first frame").into());
         };
-        let mut upload = Upload::new(self.destination(&open)?);
+        let mut upload = Upload::new(self.destination(&open)?, self.flow.join());
         match self.receive(&mut requests, &mut upload).await {
             Ok(file) => Ok(Response::new(WriteFileResponse { file: Some(file) })),
             Err(error) => {

@@ -8,10 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use nullspace_proto::{Error, Reason, Result, limits, v1::FileInfo};
+use nullspace_proto::{Error, Reason, Result, v1::FileInfo};
 
 use super::{info, paths::Place, refused};
-use crate::users::Users;
+use crate::{flow::Share, users::Users};
 
 /// The buffer for a file whose size is not known, as below /proc.
 const UNKNOWN_BYTES: u64 = 64 << 10;
@@ -19,6 +19,7 @@ const UNKNOWN_BYTES: u64 = 64 << 10;
 /// A file that is being read.
 pub struct Reading {
     file: File,
+    share: Share,
     path: PathBuf,
     info: FileInfo,
     /// What may still be read.
@@ -31,7 +32,7 @@ pub struct Reading {
 
 impl Reading {
     /// Opens a file to read `length` bytes from `offset`.
-    pub fn open(place: &Place, users: &Users, offset: u64, length: u64) -> Result<Self> {
+    pub fn open(place: &Place, users: &Users, share: Share, offset: u64, length: u64) -> Result<Self> {
         let path = place.real.clone();
         // Without waiting for a writer, should it be a pipe.
         let open = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(&path);
@@ -43,7 +44,8 @@ impl Reading {
             file.seek(SeekFrom::Start(offset)).map_err(refused(&place.named))?;
         }
         let expected = metadata.len().saturating_sub(offset);
-        Ok(Self { info: info::describe(place, &metadata, users), file, path, left: length, expected, piece: None })
+        let info = info::describe(place, &metadata, users);
+        Ok(Self { file, share, path, info, left: length, expected, piece: None })
     }
 
     /// What the file is.
@@ -63,12 +65,13 @@ impl Reading {
     }
 
     fn read(&mut self) -> io::Result<Option<Bytes>> {
-        let chunk = limits::MAX_CHUNK_BYTES as u64;
+        let piece = self.share.piece_bytes() as u64;
         let want = if self.expected == 0 { UNKNOWN_BYTES } else { self.expected };
-        let want = want.min(chunk).min(self.left);
+        let want = want.min(piece).min(self.left);
         let mut piece = Vec::with_capacity(want as usize);
         (&self.file).take(want).read_to_end(&mut piece)?;
         let read = piece.len() as u64;
+        self.share.moved(piece.len());
         self.left -= read;
         self.expected = self.expected.saturating_sub(read);
         Ok((read > 0).then(|| piece.into()))

@@ -10,17 +10,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use nullspace_proto::{Error, Result, id, limits, v1::FileInfo};
+use nullspace_proto::{Error, Result, id, v1::FileInfo};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{done, info, paths::Place, reading::regular, refused};
-use crate::control::Control;
+use crate::{control::Control, flow::Share};
 
 /// Permission bits of a new file.
 const FILE_MODE: u32 = 0o644;
 /// Permission bits of a directory that is made on the way.
 const DIRECTORY_MODE: u32 = 0o755;
 
+/// Frames that are gathered: tiny ones have more overhead than bytes.
+const MAX_GATHERED: usize = 4_096;
 /// How often a directory is made again that someone else removes.
 const ATTEMPTS: u32 = 5;
 
@@ -38,6 +40,7 @@ pub struct Destination {
 /// A write that is under way. Bytes are gathered to large pieces, and one piece
 /// is written while the next one is gathered.
 pub struct Upload {
+    share: Share,
     destination: Destination,
     gathered: Vec<Bytes>,
     gathered_bytes: usize,
@@ -47,17 +50,17 @@ pub struct Upload {
 
 impl Upload {
     /// Nothing is touched before there is something to write.
-    pub fn new(destination: Destination) -> Self {
-        Self { destination, gathered: Vec::new(), gathered_bytes: 0, received: 0, writing: None }
+    pub fn new(destination: Destination, share: Share) -> Self {
+        Self { share, destination, gathered: Vec::new(), gathered_bytes: 0, received: 0, writing: None }
     }
 
     /// More bytes. Waits while two pieces are full.
     pub async fn push(&mut self, data: Bytes) -> Result<()> {
         self.received += data.len() as u64;
         self.gathered_bytes += data.len();
+        self.share.moved(data.len());
         self.gathered.push(data);
-        // Tiny frames must not gather to more overhead than bytes.
-        if self.gathered_bytes >= limits::MAX_CHUNK_BYTES || self.gathered.len() >= 4_096 {
+        if self.gathered_bytes >= self.share.piece_bytes() || self.gathered.len() >= MAX_GATHERED {
             let pieces = std::mem::take(&mut self.gathered);
             self.gathered_bytes = 0;
             let writing = self.opened().await?;
@@ -67,9 +70,10 @@ impl Upload {
     }
 
     /// Gives up. When it returns, nothing is left of the file.
-    pub async fn abandon(mut self) {
+    pub async fn abandon(&mut self) {
         if let Some(writing) = self.writing.take() {
-            drop(done(writing).await);
+            let written = done(writing).await;
+            let _ = spawn_blocking(move || drop(written)).await;
         }
     }
 
@@ -90,6 +94,18 @@ impl Upload {
         let pieces = std::mem::take(&mut self.gathered);
         let writing = self.opened().await?;
         done(spawn_blocking(move || writing.get()?.write(&pieces)?.publish(&control))).await
+    }
+}
+
+impl Drop for Upload {
+    /// A client that left: what is written is removed where it may take time.
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            tokio::spawn(async move {
+                let written = writing.await;
+                let _ = spawn_blocking(move || drop(written)).await;
+            });
+        }
     }
 }
 

@@ -162,7 +162,7 @@ impl Log {
     /// Tells the budget what is kept now. Whether all logs together keep too much.
     fn charge(&self, state: &mut State) -> bool {
         let cost = state.store.cost();
-        let over = self.budget.charge(state.charged, cost);
+        let over = self.budget.charge(state.charged, cost, state.closed);
         state.charged = cost;
         over
     }
@@ -221,6 +221,7 @@ impl Log {
             }
             state.publish();
             state.closed = true;
+            self.budget.gives_way(state.charged);
         }
         self.changed.notify_waiters();
         self.budget.closed(self);
@@ -309,8 +310,11 @@ impl State {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        let charged = self.state().charged;
-        self.budget.charge(charged, 0);
+        let (charged, closed) = {
+            let state = self.state();
+            (state.charged, state.closed)
+        };
+        self.budget.charge(charged, 0, closed);
     }
 }
 

@@ -244,3 +244,43 @@ async fn under_a_small_budget_a_writer_waits_earlier_and_no_held_byte_is_lost() 
     other.append(1, Bytes::from(vec![1; 3 << 20]));
     assert_eq!(log.range().0, 0, "its holder still needs it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_closed_logs_keep_is_room_for_a_writer_that_waits() {
+    let budget = Budget::new(8 << 20);
+    let closed = Log::new(64 << 20, Overflow::Truncate, &budget);
+    for _ in 0..8 {
+        closed.append(1, Bytes::from(vec![1; 1 << 20]));
+    }
+    closed.close();
+    let log = Log::new(64 << 20, Overflow::Block { grace: GRACE }, &budget);
+    let _hold = log.hold("a", 0).unwrap();
+    let mut kept = 0;
+    while let Room::Bytes(room) = log.room() {
+        let n = room.min(100_000);
+        log.append(1, Bytes::from(vec![1; n]));
+        kept += n;
+    }
+    assert!(kept > 7 << 20, "{kept}");
+    assert_eq!(closed.range(), (8 << 20, 8 << 20));
+    drop(closed);
+    drop(log);
+    assert_eq!(budget.allowance(0), 8 << 20);
+}
+
+/// The short output of a command that has just ended is not what makes room for
+/// a loud one beside it: its reader is on its way.
+#[tokio::test(start_paused = true)]
+async fn what_was_closed_a_moment_ago_gives_way_last() {
+    let budget = Budget::new(8 << 20);
+    let fresh = Log::new(64 << 20, Overflow::Truncate, &budget);
+    fresh.append(1, Bytes::from_static(b"beside\n"));
+    fresh.close();
+    let loud = Log::new(64 << 20, Overflow::Truncate, &budget);
+    let fill = || (0..20).for_each(|_| loud.append(1, Bytes::from(vec![0; 1 << 20])));
+    fill();
+    assert_eq!(fresh.range(), (0, 7));
+    tokio::time::advance(Duration::from_secs(11)).await;
+    fill();
+    assert_eq!(fresh.range(), (7, 7));
+}

@@ -23,6 +23,7 @@ use super::{
     input::{Accepted, Offer},
 };
 use crate::{
+    flow::Share,
     log::{Hold, Piece},
     server::foreign,
 };
@@ -38,6 +39,7 @@ pub type Item = Result<AttachCommandResponse, Status>;
 /// A client's view of a command.
 pub struct Attach {
     process: Arc<Process>,
+    share: Share,
     seat: Seat,
     hold: Option<Hold>,
     position: u64,
@@ -54,11 +56,19 @@ pub struct Attach {
 impl Attach {
     /// Attaches `client` (empty: without a name) at `position`, which
     /// `Process::position` has checked.
-    pub fn new(process: Arc<Process>, client: &str, position: u64, hold: bool, keepalive: Duration) -> Self {
+    pub fn new(
+        process: Arc<Process>,
+        share: Share,
+        client: &str,
+        position: u64,
+        hold: bool,
+        keepalive: Duration,
+    ) -> Self {
         let seat = process.seat(client);
         let hold = hold.then(|| process.log.hold(seat.client(), position)).flatten();
         Self {
             process,
+            share,
             seat,
             hold,
             position,
@@ -117,12 +127,11 @@ impl Attach {
             self.offer_waiting()?;
             let pending = self.pending();
             tokio::select! {
-                biased;
                 () = responses.closed() => return Ok(()),
                 () = self.seat.superseded() => {
                     return Err(Error::new(Reason::AttachSuperseded, "a newer attach with the same client_id took over"));
                 }
-                // Frames of the client first: a signal must not wait for output to go.
+                // Beside output, never behind it: a signal must not wait for output to go.
                 request = requests.message(), if reading && self.waiting.is_none() => match request {
                     Ok(Some(request)) => self.take(request)?,
                     // Half-closed: the client has no more to say and listens on.
@@ -169,10 +178,7 @@ impl Attach {
             Some(Frame::CloseInput(close)) => {
                 checks.check(close.offset >= 0, "close_input.offset", || format!("{} is below 0", close.offset));
                 checks.finish()?;
-                match self.process.input.closed() {
-                    Some(_) => self.input_refused = true,
-                    None => self.process.input.close(self.seat.client(), close.offset as u64),
-                }
+                self.input_refused |= self.process.input.close(self.seat.client(), close.offset as u64).is_err();
                 return Ok(());
             }
             Some(Frame::Signal(signal)) => {
@@ -232,9 +238,12 @@ impl Attach {
         }
         let exit = self.process.exit();
         let left = exit.map_or(u64::MAX, |exit| exit.output_bytes.saturating_sub(self.position));
-        let max = left.min(limits::MAX_CHUNK_BYTES as u64) as usize;
+        let max = left.min(self.share.piece_bytes() as u64) as usize;
         match (max > 0).then(|| self.process.log.read(&mut self.position, max, false)).flatten() {
-            Some(Piece::Data(chunk)) => Some(Frame::Output(chunk.into())),
+            Some(Piece::Data(chunk)) => {
+                self.share.moved(chunk.data.len());
+                Some(Frame::Output(chunk.into()))
+            }
             Some(Piece::Lost(offset)) => Some(Frame::Truncated(OutputTruncated { offset: offset as i64 })),
             None => exit.map(|exit| Frame::Exit(exit.into())),
         }
@@ -282,10 +291,7 @@ pub async fn write_input(
         changed.await;
     }
     if close {
-        match process.input.closed() {
-            Some(InputClosedReason::Client) | None => process.input.close(client, end),
-            Some(reason) => return Err(super::input::closed(reason)),
-        }
+        process.input.close(client, end)?;
     }
     Ok(process.input.accepted(client).offset)
 }

@@ -129,9 +129,15 @@ impl Input {
         Ok(if data.is_empty() { Offer::Taken } else { Offer::Full })
     }
 
-    /// Ends input once `offset` bytes of this client are in.
-    pub fn close(&self, client: &str, offset: u64) {
+    /// Ends input once `offset` bytes of this client are in. That it is ending
+    /// already is no error: the call may be a repeated one.
+    pub fn close(&self, client: &str, offset: u64) -> Result<()> {
         let mut state = self.state();
+        match state.closed {
+            _ if state.closing => return Ok(()),
+            Some(reason) => return Err(closed(reason)),
+            None => {}
+        }
         let known = state.client(client);
         if known.accepted >= offset {
             state.closing = true;
@@ -139,6 +145,7 @@ impl Input {
         } else {
             known.close_at = Some(offset);
         }
+        Ok(())
     }
 
     /// Forgets a client that had no name.
@@ -225,7 +232,7 @@ async fn broken(stdin: &AsyncFd<OwnedFd>) {
 }
 
 /// The error of input that is not taken.
-pub fn closed(reason: InputClosedReason) -> Error {
+fn closed(reason: InputClosedReason) -> Error {
     let why = match reason {
         InputClosedReason::NotOpened => "the command was started without open_stdin",
         InputClosedReason::Process => "the process closed its input, or has ended",

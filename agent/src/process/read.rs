@@ -3,24 +3,25 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_core::Stream;
-use nullspace_proto::{
-    limits,
-    v1::{
-        Keepalive, OutputChunk, OutputEnd, OutputTruncated, ReadCommandOutputResponse,
-        read_command_output_response::Frame,
-    },
+use nullspace_proto::v1::{
+    Keepalive, OutputChunk, OutputEnd, OutputTruncated, ReadCommandOutputResponse, read_command_output_response::Frame,
 };
 use tokio::time::sleep;
 use tonic::Status;
 
 use super::Process;
-use crate::log::{Chunk, Piece};
+use crate::{
+    flow::Share,
+    log::{Chunk, Piece},
+};
 
 /// A read that has begun. Each call of `next` gives one frame.
 pub struct OutputReader {
     process: Arc<Process>,
+    share: Share,
     position: u64,
-    follow: bool,
+    /// Where to end. None: with the log.
+    until: Option<u64>,
     keepalive: Duration,
     exit_told: bool,
     ended: bool,
@@ -34,8 +35,10 @@ impl From<Chunk> for OutputChunk {
 
 impl OutputReader {
     /// A reader at `position`, which `Process::position` has checked.
-    pub fn new(process: Arc<Process>, position: u64, follow: bool, keepalive: Duration) -> Self {
-        Self { process, position, follow, keepalive, exit_told: false, ended: false }
+    pub fn new(process: Arc<Process>, share: Share, position: u64, follow: bool, keepalive: Duration) -> Self {
+        // Fixed now: a program that writes faster than its reader would have no end.
+        let until = (!follow).then(|| process.log.range().1);
+        Self { process, share, position, until, keepalive, exit_told: false, ended: false }
     }
 
     /// All frames, in order, read as they are asked for.
@@ -73,13 +76,17 @@ impl OutputReader {
     fn ready(&mut self) -> Option<Frame> {
         let exit = self.process.exit().filter(|_| !self.exit_told);
         // The exit stands between the output before it and that of descendants.
-        let before_exit = exit.map(|exit| exit.output_bytes.saturating_sub(self.position));
-        let max = before_exit.map_or(limits::MAX_CHUNK_BYTES, |left| left.min(limits::MAX_CHUNK_BYTES as u64) as usize);
+        let stops = [exit.map(|exit| exit.output_bytes), self.until];
+        let left = stops.into_iter().flatten().map(|stop| stop.saturating_sub(self.position)).min();
+        let max = left.map_or(usize::MAX, |left| left as usize).min(self.share.piece_bytes());
         // Asked first: what is appended after it is found open.
         let closed = self.process.log.is_closed();
         if max > 0 {
-            match self.process.log.read(&mut self.position, max, !self.follow) {
-                Some(Piece::Data(chunk)) => return Some(Frame::Output(chunk.into())),
+            match self.process.log.read(&mut self.position, max, self.until.is_some()) {
+                Some(Piece::Data(chunk)) => {
+                    self.share.moved(chunk.data.len());
+                    return Some(Frame::Output(chunk.into()));
+                }
                 Some(Piece::Lost(offset)) => return Some(Frame::Truncated(OutputTruncated { offset: offset as i64 })),
                 None => {}
             }
@@ -90,7 +97,7 @@ impl OutputReader {
             self.exit_told = true;
             return Some(Frame::Exit(exit.into()));
         }
-        if self.follow && !closed {
+        if self.until.is_none() && !closed {
             return None;
         }
         self.ended = true;

@@ -1,7 +1,6 @@
 //! Where calls come in: listening, TLS, and what happens to every call before
 //! it is answered. From the outside in: trace, deadline, size, dispatch.
 
-pub mod deadline;
 mod dispatch;
 pub mod listen;
 pub mod size;
@@ -11,6 +10,7 @@ pub use dispatch::Dispatch;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use nullspace_proto::deadline;
 use tonic::body::Body;
 use tonic_health::pb::health_server::Health;
 use tonic_reflection::server::v1::ServerReflection;

@@ -18,12 +18,12 @@ use http_body::Frame;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use nullspace_proto::{Error, Reason, Result, limits};
+use nullspace_proto::{Error, Reason, Result, body::Until, limits};
 use tokio::{net::TcpStream, sync::watch};
 use tokio_util::task::TaskTracker;
 use tonic::{Status, body::Body};
 
-use crate::{body::Until, runtime::Address};
+use crate::runtime::Address;
 
 /// Metadata that proves to an agent that its server calls.
 const SECRET: &str = "nullspace-secret";

@@ -9,12 +9,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
-use nullspace_proto::{Error, Reason, Result, policy::Method};
+use nullspace_proto::{Error, Reason, Result, body::Until, policy::Method};
 use tonic::{Status, body::Body};
 
 use super::first;
 use crate::{
-    body::Until,
     caller::Caller,
     front::size::Oversize,
     sandbox::{Sandboxes, live::Live},

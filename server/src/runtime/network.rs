@@ -102,10 +102,9 @@ impl Slots {
             Some(number) => Slot(number),
             None => self.make().await?,
         };
-        if internet {
-            let link = self.link(slot);
-            let element = format!("add element inet {} internet {{ \"{link}\" }}\n", self.table());
-            if let Err(error) = run("nft", ["-f", "-"], &element).await {
+        if !internet {
+            let delete = format!("delete element inet {} internet {{ \"{}\" }}\n", self.table(), self.link(slot));
+            if let Err(error) = run("nft", ["-f", "-"], &delete).await {
                 self.release(slot).await;
                 return Err(error);
             }
@@ -275,8 +274,13 @@ impl Slots {
         );
         run("ip", ["-batch", "-"], &outside).await?;
         run("ip", ["-n", namespace.as_str(), "-batch", "-"], &inside).await?;
-        let element = format!("add element inet {} guests {{ {} }}\n", self.table(), self.guest_element(slot));
-        run("nft", ["-f", "-"], &element).await?;
+        // Most sandboxes may reach other networks, so that is what costs nothing
+        // when a slot is taken.
+        let (table, guest) = (self.table(), self.guest_element(slot));
+        let elements = format!(
+            "add element inet {table} guests {{ {guest} }}\nadd element inet {table} internet {{ \"{link}\" }}\n"
+        );
+        run("nft", ["-f", "-"], &elements).await?;
         Ok(())
     }
 

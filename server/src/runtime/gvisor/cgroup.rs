@@ -21,7 +21,7 @@ use tokio::io::Interest;
 use crate::{instance::Instance, runtime::event::Event};
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// v1 controllers that runsc makes groups in, and others that are mounted.
+/// What only the root of v2 has.
 const V2_MARK: &str = "/sys/fs/cgroup/cgroup.controllers";
 
 /// The control groups of this instance.
@@ -41,7 +41,14 @@ pub struct Group {
 impl Groups {
     /// Finds out which kind the host has.
     pub fn new(instance: &Instance) -> Self {
-        Self { name: format!("nullspace-{instance}"), unified: Path::new(V2_MARK).exists() }
+        let groups = Self { name: format!("nullspace-{instance}"), unified: Path::new(V2_MARK).exists() };
+        if groups.unified {
+            // runsc takes a group that it made for its sandbox's own, and waits
+            // for it to be empty when that sandbox ends, whatever others there are.
+            // If this fails, so does runsc, and says it.
+            let _ = fs::create_dir(Path::new(ROOT).join(&groups.name));
+        }
+        groups
     }
 
     /// The group of an execution.
@@ -87,10 +94,7 @@ impl Group {
         if !self.unified {
             return read_number(&self.file("cpuacct", "cpuacct.usage"));
         }
-        let file = self.file("cpu", "cpu.stat");
-        let text = fs::read_to_string(&file).map_err(|error| fault(&file, &error))?;
-        let microseconds: Option<u64> = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
-        Ok(microseconds.unwrap_or(0) * 1_000)
+        Ok(read_field(&self.file("cpu", "cpu.stat"), "usage_usec")? * 1_000)
     }
 
     /// Resolves when the group's memory has crossed `threshold` bytes.
@@ -115,22 +119,23 @@ impl Group {
         Ok(())
     }
 
-    /// v2 counts `high` events in a file that can be polled; crossing `high`
+    /// v2 counts `high` events in a file that can be polled. Crossing `high`
     /// slows the group down, so it is lifted again at once.
     async fn memory_high(&self, threshold: u64) -> Result<()> {
-        let (high, events) = (self.file("memory", "memory.high"), self.file("memory", "memory.events"));
+        let (stat, events) = (self.file("memory", "memory.stat"), self.file("memory", "memory.events"));
+        let before = read_field(&events, "high")?;
         let file = fs::File::open(&events).map_err(|error| fault(&events, &error))?;
-        let count = || -> io::Result<u64> {
-            let text = fs::read_to_string(&events)?;
-            Ok(text.lines().find_map(|line| line.strip_prefix("high ")?.parse().ok()).unwrap_or(0))
-        };
-        let before = count().map_err(|error| fault(&events, &error))?;
-        fs::write(&high, threshold.to_string()).map_err(|error| fault(&high, &error))?;
         let file = Event::new(file, Interest::PRIORITY).map_err(|error| fault(&events, &error))?;
-        while count().map_err(|error| fault(&events, &error))? == before {
+        // The kernel would try in vain to bring these below the limit.
+        if read_field(&stat, "anon")? + read_field(&stat, "shmem")? >= threshold {
+            return Ok(());
+        }
+        let high = High::set(self.file("memory", "memory.high"), threshold).await?;
+        while read_field(&events, "high")? == before {
             file.next(Interest::PRIORITY).await.map_err(|error| fault(&events, &error))?;
         }
-        fs::write(&high, "max").map_err(|error| fault(&high, &error))
+        drop(high);
+        Ok(())
     }
 
     /// Removes the group in every hierarchy. It must be empty of processes.
@@ -139,6 +144,28 @@ impl Group {
             remove_tree(&root.join(&self.path))?;
         }
         Ok(())
+    }
+}
+
+/// A `memory.high` that is lifted with its value.
+struct High(PathBuf);
+
+impl High {
+    /// The kernel reclaims what is above before it answers, which can take long.
+    async fn set(file: PathBuf, bytes: u64) -> Result<Self> {
+        let set = tokio::task::spawn_blocking(move || {
+            let high = Self(file);
+            fs::write(&high.0, bytes.to_string()).map_err(|error| fault(&high.0, &error))?;
+            Ok(high)
+        });
+        set.await.map_err(|error| Error::internal(format!("memory.high: {error}")))?
+    }
+}
+
+impl Drop for High {
+    fn drop(&mut self) {
+        // With the group it goes away by itself.
+        let _ = fs::write(&self.0, "max");
     }
 }
 
@@ -165,6 +192,13 @@ fn remove_tree(path: &Path) -> Result<()> {
 fn read_number(file: &Path) -> Result<u64> {
     let text = fs::read_to_string(file).map_err(|error| fault(file, &error))?;
     text.trim().parse().map_err(|error| Error::internal(format!("{}: {error}", file.display())))
+}
+
+/// A number that a line of a v2 file names.
+fn read_field(file: &Path, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(file).map_err(|error| fault(file, &error))?;
+    let number = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    number.ok_or_else(|| Error::internal(format!("{}: no {name}", file.display())))
 }
 
 fn fault(file: &Path, error: &dyn std::fmt::Display) -> Error {

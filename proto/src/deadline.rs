@@ -1,14 +1,13 @@
 //! The caller's deadline. It bounds the answer and, for a stream, all of it;
-//! what the server did for the call ends with it. A started command goes on.
+//! the work for the call ends with it. A started command goes on.
 
 use std::time::Duration;
 
 use http::{HeaderMap, Response};
-use nullspace_proto::{Error, Reason};
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, body::Body};
 
-use crate::body::Until;
+use crate::{Error, Reason, body::Until};
 
 /// Further away than any call lives.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -22,7 +21,8 @@ pub fn of(headers: &HeaderMap) -> Option<Instant> {
 /// Up to eight digits and a unit.
 fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    let plain = digits.len() <= 8 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let number: u64 = digits.parse().ok().filter(|_| plain)?;
     match unit {
         "H" => Some(Duration::from_secs(number * 3_600)),
         "M" => Some(Duration::from_secs(number * 60)),
@@ -72,6 +72,7 @@ mod tests {
             ("", None),
             ("5", None),
             ("-5S", None),
+            ("+5S", None),
             ("5\u{e4}", None),
         ] {
             assert_eq!(parse(text), expected, "{text}");

@@ -11,8 +11,9 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
-use nullspace_proto::Error;
 use tonic::{Code, Status};
+
+use crate::Error;
 
 /// An error as the end of an answer that has begun.
 pub fn trailers(error: Error) -> HeaderMap {
