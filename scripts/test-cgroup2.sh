@@ -8,6 +8,7 @@ cd "$ROOT"
 
 TESTS=(
     limits::a_program_that_takes_too_much_memory_is_ended_alone
+    limits::a_program_near_the_limit_goes_on_after_the_server_was_killed
     limits::a_full_disk_is_full_inside_only
     limits::a_fork_bomb_gets_eagain_and_the_sandbox_lives
     limits::the_death_of_a_kernel_is_said_at_once
@@ -75,7 +76,9 @@ make_payload() {
 
 # An image of a directory, which it replaces.
 image() {
-    nice -n 15 mkfs.ext4 -q -F -d "$WORK/$1" "$WORK/$1.img" "$2"
+    rm -f "$WORK/$1.img"
+    truncate --size "$2" "$WORK/$1.img"
+    nice -n 15 mkfs.ext4 -q -d "$WORK/$1" "$WORK/$1.img"
     rm -rf "${WORK:?}/$1"
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nullspace_proto::{Error, Reason, Result};
+use nullspace_proto::{Error, Result};
 use tonic::Request;
 
 use crate::keys::KeyRecord;
@@ -21,13 +21,5 @@ impl Caller {
     pub fn of<T>(request: &Request<T>) -> Result<Self> {
         let caller = request.extensions().get::<Self>().cloned();
         caller.ok_or_else(|| Error::internal("a request reached a method without authentication"))
-    }
-
-    /// Refuses unless the key holds `scope`. An empty scope asks for nothing.
-    pub fn require(&self, scope: &'static str) -> Result<()> {
-        if scope.is_empty() || self.key.holds(scope) {
-            return Ok(());
-        }
-        Err(Error::new(Reason::ScopeMissing, format!("this key lacks the scope {scope}")).with("scope", scope))
     }
 }

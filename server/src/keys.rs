@@ -12,13 +12,10 @@ use nullspace_proto::{Error, Reason, Result, id, policy};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    caller::Caller,
-    store::{
-        Store, Write,
-        idempotency::{Begin, Idempotency},
-        scan_all,
-    },
+use crate::store::{
+    Store, Write,
+    idempotency::{Begin, Idempotency},
+    scan_all,
 };
 
 const PREFIX: &str = "key/";
@@ -53,9 +50,16 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
-    /// Whether it may do what `scope` names.
-    pub fn holds(&self, scope: &str) -> bool {
+    fn holds(&self, scope: &str) -> bool {
         self.scopes.iter().any(|held| held == ALL_SCOPES || held == scope)
+    }
+
+    /// Refuses unless it holds `scope`. An empty scope asks for nothing.
+    pub fn require(&self, scope: &'static str) -> Result<()> {
+        if scope.is_empty() || self.holds(scope) {
+            return Ok(());
+        }
+        Err(Error::new(Reason::ScopeMissing, format!("this key lacks the scope {scope}")).with("scope", scope))
     }
 
     fn is_valid(&self) -> bool {
@@ -117,16 +121,17 @@ impl ApiKeys {
         found.ok_or_else(|| Error::new(Reason::ApiKeyInvalid, "the API key is unknown, revoked or expired"))
     }
 
-    /// Makes a key. `canonical` is the request without its idempotency key.
+    /// Makes a key for the holder of the key `by`. `canonical` is the request
+    /// without its idempotency key.
     pub async fn create(
         &self,
-        caller: &Caller,
+        by: &KeyRecord,
         key: &str,
         canonical: &[u8],
         spec: KeySpec,
     ) -> Result<(KeyRecord, String)> {
-        let spec = Self::allowed(caller, spec)?;
-        let ticket = match self.idempotency.begin(&caller.owner, "CreateApiKey", key, canonical).await? {
+        let spec = Self::allowed(by, spec)?;
+        let ticket = match self.idempotency.begin(&by.owner, "CreateApiKey", key, canonical).await? {
             Begin::Answered(id) => return self.again(&String::from_utf8_lossy(&id)),
             Begin::First(ticket) => ticket,
         };
@@ -156,12 +161,12 @@ impl ApiKeys {
         Ok(record)
     }
 
-    fn allowed(caller: &Caller, mut spec: KeySpec) -> Result<KeySpec> {
+    fn allowed(by: &KeyRecord, mut spec: KeySpec) -> Result<KeySpec> {
         if spec.scopes.is_empty() {
-            spec.scopes = caller.key.scopes.clone();
+            spec.scopes = by.scopes.clone();
         }
         if spec.owner.is_empty() {
-            spec.owner = caller.owner.clone();
+            spec.owner = by.owner.clone();
         }
         let known = policy::scopes();
         for (n, scope) in spec.scopes.iter().enumerate() {
@@ -171,13 +176,13 @@ impl ApiKeys {
                     format!("{scope:?} is not one of *, {}", known.join(", ")),
                 ));
             }
-            if !caller.key.holds(scope) {
+            if !by.holds(scope) {
                 return Err(Error::new(Reason::ScopeMissing, format!("a key without {scope} cannot give it"))
                     .with("scope", scope));
             }
         }
-        if spec.owner != caller.owner {
-            caller.require(ALL_SCOPES)?;
+        if spec.owner != by.owner {
+            by.require(ALL_SCOPES)?;
         }
         Ok(spec)
     }

@@ -12,6 +12,7 @@ mod route;
 mod runtime;
 mod sandbox;
 mod server;
+mod size;
 mod store;
 #[cfg(test)]
 mod tests;

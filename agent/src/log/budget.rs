@@ -1,6 +1,7 @@
 //! What all logs together may keep in memory.
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
@@ -11,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Log;
+use super::{Log, Needed};
 
 /// What every open log may keep, whatever the others do.
 const MIN_BYTES: usize = 1 << 20;
@@ -114,44 +115,42 @@ impl Budget {
     /// Makes logs give way until the bound holds or nothing more can go. Called
     /// without any log's lock.
     pub(super) fn relieve(&self) {
-        self.relieve_closed(|closed| if closed.at.elapsed() < FRESH { FRESH_BYTES } else { 0 });
+        let fresh = |closed: &Closed| if closed.at.elapsed() < FRESH { FRESH_BYTES } else { 0 };
+        self.relieve_closed(Needed::ByAllHolders, fresh);
+        // No process waits for the lost holder of a log that is closed.
+        self.relieve_closed(Needed::ByPresentHolders, fresh);
         self.relieve_open();
-        self.relieve_closed(|_| 0);
+        self.relieve_closed(Needed::ByPresentHolders, |_| 0);
     }
 
-    /// Makes closed logs give way, but for what each may keep.
-    fn relieve_closed(&self, keep: impl Fn(&Closed) -> usize) {
-        let closed = self.logs().closed.len();
-        for _ in 0..closed {
+    /// Makes closed logs give way, but for what is needed and what each may keep.
+    fn relieve_closed(&self, needed: Needed, keep: impl Fn(&Closed) -> usize) {
+        let mut spared = Vec::new();
+        loop {
             let over = self.over();
-            if over == 0 {
-                return;
-            }
-            let Some(closed) = self.logs().closed.pop_front() else { return };
+            let next = if over > 0 { self.logs().closed.pop_front() } else { None };
+            let Some(closed) = next else { break };
             let Some(log) = closed.log.upgrade() else { continue };
-            // What a holder needs stays, and is asked for again next time.
-            if log.shed(log.cost().saturating_sub(over).max(keep(&closed))) > 0 {
-                let over = self.over() > 0;
-                let mut logs = self.logs();
-                logs.closed.push_front(closed);
-                if over {
-                    logs.closed.rotate_left(1);
-                }
+            if log.shed(log.cost().saturating_sub(over).max(keep(&closed)), needed) > 0 {
+                spared.push(closed);
             }
         }
+        // In their order, before those that were not asked.
+        let mut logs = self.logs();
+        spared.into_iter().rev().for_each(|closed| logs.closed.push_front(closed));
     }
 
     fn relieve_open(&self) {
         let open: Vec<_> = self.logs().open.iter().filter_map(Weak::upgrade).collect();
-        let mut open: Vec<_> =
-            open.into_iter().map(|log| (log.cost(), log)).filter(|(cost, _)| *cost > MIN_BYTES).collect();
-        open.sort_unstable_by_key(|(cost, _)| std::cmp::Reverse(*cost));
-        for (cost, log) in open {
+        let large = open.into_iter().map(|log| (log.cost(), log)).filter(|(cost, _)| *cost > MIN_BYTES);
+        let mut large: Vec<_> = large.collect();
+        large.sort_unstable_by_key(|(cost, _)| Reverse(*cost));
+        for (cost, log) in large {
             let over = self.over();
             if over == 0 {
                 return;
             }
-            log.shed(cost.saturating_sub(over).max(MIN_BYTES));
+            log.shed(cost.saturating_sub(over).max(MIN_BYTES), Needed::ByAllHolders);
         }
     }
 }

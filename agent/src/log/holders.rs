@@ -40,6 +40,11 @@ impl Holders {
         self.holders.iter().map(|holder| holder.taken).min()
     }
 
+    /// The same for those that are there alone.
+    pub fn present_floor(&self) -> Option<u64> {
+        self.holders.iter().filter(|holder| holder.lost.is_none()).map(|holder| holder.taken).min()
+    }
+
     /// When the next lost holder stops to count.
     pub fn next_expiry(&self) -> Option<Instant> {
         self.holders.iter().filter_map(|holder| holder.lost).min().map(|lost| lost + self.grace)

@@ -269,11 +269,14 @@ impl Log {
         Some(Hold { log: Arc::downgrade(self), token })
     }
 
-    /// Drops the oldest bytes until at most `target` are kept, but none that a
-    /// holder still needs. Gives how many are kept.
-    fn shed(&self, target: usize) -> usize {
+    /// Drops the oldest bytes until at most `target` are kept, but none that
+    /// `needed` names. Gives how many are kept.
+    fn shed(&self, target: usize, needed: Needed) -> usize {
         let mut state = self.state();
-        let floor = state.floor(Instant::now());
+        let floor = match needed {
+            Needed::ByAllHolders => state.floor(Instant::now()),
+            Needed::ByPresentHolders => state.present_floor(),
+        };
         state.store.shed(target, floor);
         state.visible = state.visible.max(state.store.start());
         self.charge(&mut state);
@@ -286,6 +289,15 @@ impl Log {
     }
 }
 
+/// Whose bytes are spared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needed {
+    /// Also those of holders that were lost and may come back.
+    ByAllHolders,
+    /// Those of holders that are there.
+    ByPresentHolders,
+}
+
 impl State {
     fn publish(&mut self) {
         self.visible = self.store.end();
@@ -296,6 +308,11 @@ impl State {
     fn floor(&mut self, now: Instant) -> u64 {
         let end = self.store.end();
         self.holders.as_mut().and_then(|holders| holders.floor(now)).map_or(end, |floor| floor.min(end))
+    }
+
+    fn present_floor(&self) -> u64 {
+        let end = self.store.end();
+        self.holders.as_ref().and_then(Holders::present_floor).map_or(end, |floor| floor.min(end))
     }
 
     /// Keeps retention.

@@ -231,7 +231,7 @@ async fn closed_logs_give_way_first_and_the_oldest_before_others() {
 async fn under_a_small_budget_a_writer_waits_earlier_and_no_held_byte_is_lost() {
     let budget = Budget::new(4 << 20);
     let log = Log::new(64 << 20, Overflow::Block { grace: GRACE }, &budget);
-    let _hold = log.hold("a", 0).unwrap();
+    let hold = log.hold("a", 0).unwrap();
     let mut kept = 0;
     while let Room::Bytes(room) = log.room() {
         log.append(1, Bytes::from(vec![1; room.min(1 << 20)]));
@@ -243,6 +243,13 @@ async fn under_a_small_budget_a_writer_waits_earlier_and_no_held_byte_is_lost() 
     let other = Log::new(64 << 20, Overflow::Truncate, &budget);
     other.append(1, Bytes::from(vec![1; 3 << 20]));
     assert_eq!(log.range().0, 0, "its holder still needs it");
+    // One that is lost is spared as long as others can give way.
+    drop(hold);
+    let closed = Log::new(64 << 20, Overflow::Truncate, &budget);
+    closed.append(1, Bytes::from(vec![1; 1 << 20]));
+    closed.close();
+    other.append(1, Bytes::from(vec![1; 1 << 20]));
+    assert_eq!((closed.range().0, log.range().0), (1 << 20, 2 << 20));
 }
 
 #[tokio::test(start_paused = true)]

@@ -151,8 +151,10 @@ impl Attach {
                 }
                 () = changed, if !pending => {}
                 () = sleep_until(silent_since + self.keepalive), if !pending => {
-                    let Ok(permit) = responses.reserve().await else { return Ok(()) };
-                    permit.send(Ok(AttachCommandResponse { frame: Some(Frame::Keepalive(Keepalive {})) }));
+                    // Where a frame still waits to go, there is no silence to break.
+                    if let Ok(permit) = responses.try_reserve() {
+                        permit.send(Ok(AttachCommandResponse { frame: Some(Frame::Keepalive(Keepalive {})) }));
+                    }
                     silent_since = Instant::now();
                 }
             }

@@ -92,7 +92,7 @@ impl SystemService for SystemApi {
         let lifetime = checks.duration("lifetime", request.lifetime.as_ref(), range);
         checks.finish()?;
         let spec = KeySpec { name: request.name, scopes: request.scopes, owner: request.owner, lifetime };
-        let (key, secret_key) = self.keys.create(&caller, &request.idempotency_key, &canonical, spec).await?;
+        let (key, secret_key) = self.keys.create(&caller.key, &request.idempotency_key, &canonical, spec).await?;
         Ok(Response::new(CreateApiKeyResponse { key: Some(api_key(&key)), secret_key }))
     }
 

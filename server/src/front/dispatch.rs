@@ -65,8 +65,7 @@ impl<H: Health, R: ServerReflection> Dispatch<H, R> {
             return Err(missing());
         }
         let key = self.0.keys.authenticate(key.trim())?;
-        let caller = Caller { owner: key.owner.clone(), key };
-        caller.require(scope)?;
-        Ok(caller)
+        key.require(scope)?;
+        Ok(Caller { owner: key.owner.clone(), key })
     }
 }

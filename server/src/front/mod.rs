@@ -3,7 +3,6 @@
 
 mod dispatch;
 pub mod listen;
-pub mod size;
 mod trace;
 
 pub use dispatch::Dispatch;
@@ -15,6 +14,8 @@ use tonic::body::Body;
 use tonic_health::pb::health_server::Health;
 use tonic_reflection::server::v1::ServerReflection;
 use tracing::Instrument as _;
+
+use crate::size;
 
 /// Answers one call of any kind.
 pub async fn answer<H: Health, R: ServerReflection>(

@@ -15,8 +15,8 @@ use tonic::{Status, body::Body};
 use super::first;
 use crate::{
     caller::Caller,
-    front::size::Oversize,
     sandbox::{Sandboxes, live::Live},
+    size::Oversize,
 };
 
 const INCARNATION: &str = "nullspace-incarnation";

@@ -126,11 +126,13 @@ impl Group {
         let before = read_field(&events, "high")?;
         let file = fs::File::open(&events).map_err(|error| fault(&events, &error))?;
         let file = Event::new(file, Interest::PRIORITY).map_err(|error| fault(&events, &error))?;
-        // The kernel would try in vain to bring these below the limit.
+        let high = High(self.file("memory", "memory.high"));
+        // The kernel would try in vain to bring these below it. One that a killed
+        // server left is lifted here as well.
         if read_field(&stat, "anon")? + read_field(&stat, "shmem")? >= threshold {
             return Ok(());
         }
-        let high = High::set(self.file("memory", "memory.high"), threshold).await?;
+        let high = high.set(threshold).await?;
         while read_field(&events, "high")? == before {
             file.next(Interest::PRIORITY).await.map_err(|error| fault(&events, &error))?;
         }
@@ -152,11 +154,10 @@ struct High(PathBuf);
 
 impl High {
     /// The kernel reclaims what is above before it answers, which can take long.
-    async fn set(file: PathBuf, bytes: u64) -> Result<Self> {
+    async fn set(self, bytes: u64) -> Result<Self> {
         let set = tokio::task::spawn_blocking(move || {
-            let high = Self(file);
-            fs::write(&high.0, bytes.to_string()).map_err(|error| fault(&high.0, &error))?;
-            Ok(high)
+            fs::write(&self.0, bytes.to_string()).map_err(|error| fault(&self.0, &error))?;
+            Ok(self)
         });
         set.await.map_err(|error| Error::internal(format!("memory.high: {error}")))?
     }

@@ -44,7 +44,7 @@ const HOST_TASKS: i64 = 4 * MAX_PROCESSES as i64;
 const CPU_PERIOD_MICROSECONDS: i64 = 100_000;
 
 /// runsc's flags that are stored in an image, without `--overlay2`.
-pub const FLAGS: [&str; 8] = [
+pub const FLAGS: [&str; 9] = [
     "--platform=systrap",
     "--network=sandbox",
     "--directfs=true",
@@ -53,6 +53,9 @@ pub const FLAGS: [&str; 8] = [
     "--net-raw=true",
     "--cpu-num-from-quota=true",
     "--host-uds=none",
+    // With v1 the sandbox has a hierarchy for each controller, and only one of
+    // them is charged for a process, so `pids.max` would hold now and then.
+    "--in-sandbox-cgroup=v2",
 ];
 
 /// config.json of an execution whose directory is `directory`.
