@@ -28,7 +28,7 @@ env: ## Print the shell settings of a client: eval "$(make -s env)"
 test: ## Run all tests (SCALE=small or full)
 	@SCALE=$(or $(SCALE),small) scripts/test.sh
 
-test-cgroup2: ## Run the tests of limits in an emulated Debian 12 with cgroup v2, slowly
+test-cgroup2: ## Run some tests in an emulated Debian 12 with cgroup v2, slowly
 	@scripts/test-cgroup2.sh
 
 lint: ## Check style, the contract, dependencies and sizes
