@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use nullspace_proto::{
     Reason,
     v1::{
-        AttachOpen, CommandSignal, CommandSpec, ListCommandsRequest, StartCommandRequest, TerminationReason,
-        WaitCommandRequest, attach_command_request::Frame as Ask, attach_command_response::Frame as Answer,
+        AttachOpen, CommandSignal, CommandSpec, InputChunk, ListCommandsRequest, StartCommandRequest,
+        TerminationReason, WaitCommandRequest, attach_command_request::Frame as Ask,
+        attach_command_response::Frame as Answer,
     },
 };
 use nullspace_tests::{Result, TestSandbox, argv, eventually, refused, rounds, seconds, shell};
@@ -154,6 +155,20 @@ async fn input_has_offsets_and_an_end() -> Result {
     let closed = sandbox.start_background(argv(["cat"])).await?;
     assert_eq!(sandbox.wait(&closed).await?.output_bytes, 0);
     refused(sandbox.write_input(&closed, 0, b"x", false).await, Reason::InputClosed);
+    Ok(())
+}
+
+/// Input that is on its way when a process closes its end harms nothing.
+#[tokio::test]
+async fn input_that_nobody_takes_is_no_gap() -> Result {
+    let sandbox = TestSandbox::new().await?;
+    let spec = CommandSpec { open_stdin: true, ..shell("exec 0<&-; echo shut; sleep 1; exit 4") };
+    let mut command = sandbox.start(spec).await?;
+    while !matches!(command.next().await?, Answer::InputClosed(_)) {}
+    for n in 0..8 {
+        command.send(Ask::Input(InputChunk { offset: n * 1_000, data: vec![1; 1_000].into() })).await?;
+    }
+    assert_eq!(command.finish().await?.code(), Some(4));
     Ok(())
 }
 

@@ -27,8 +27,8 @@ const WATCH: Duration = Duration::from_secs(5);
 /// It is watched on while more than this part is used, in percent.
 const NEAR: u64 = 75;
 /// How long those that were ended may take to give their memory back before
-/// others are ended.
-const RELEASE: Duration = Duration::from_millis(200);
+/// others are ended. On a busy host it takes a while.
+const RELEASE: Duration = Duration::from_secs(1);
 
 /// Bytes of memory of the sandbox.
 pub fn total() -> u64 {

@@ -100,8 +100,13 @@ impl Input {
         let mut state = self.state();
         let state = &mut *state;
         let room = limits::INPUT_WINDOW.saturating_sub(state.queued);
+        let shut = state.closed.or(state.closing.then_some(InputClosedReason::Client));
         let known = state.client(client);
         if *offset > known.accepted {
+            // What came before was refused, so this is no gap of the client's.
+            if let Some(reason) = shut {
+                return Err(closed(reason));
+            }
             let message = format!("input continues at {}, not at {offset}", known.accepted);
             return Err(Error::new(Reason::InputGap, message).with("accepted_offset", known.accepted));
         }
@@ -111,10 +116,9 @@ impl Input {
         if data.is_empty() {
             return Ok(Offer::Taken);
         }
-        if let Some(reason) = state.closed.or(state.closing.then_some(InputClosedReason::Client)) {
+        if let Some(reason) = shut {
             return Err(closed(reason));
         }
-        let known = state.client(client);
         let taken = data.split_to(data.len().min(room));
         *offset += taken.len() as u64;
         known.accepted = *offset;
