@@ -220,14 +220,15 @@ impl Engine for Gvisor {
         if !self.executions().await?.is_empty() {
             return Ok(());
         }
-        // runsc leaves this mount after its last sandbox.
-        let leftover = self.state().join("null-netns");
-        if leftover.exists() {
-            rustix::mount::unmount(&leftover, UnmountFlags::DETACH).map_err(|error| fault(&leftover, &error))?;
-            fs::remove_file(&leftover).map_err(|error| fault(&leftover, &error))?;
-        }
         self.groups.close();
-        Ok(())
+        // runsc leaves this mount after its last sandbox, and several of them on
+        // top of each other when it started some at once.
+        let leftover = self.state().join("null-netns");
+        while rustix::mount::unmount(&leftover, UnmountFlags::DETACH).is_ok() {}
+        match fs::remove_file(&leftover) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&leftover, &error)),
+            _ => Ok(()),
+        }
     }
 }
 
