@@ -3,6 +3,7 @@
 
 mod attach;
 mod commands;
+mod cutter;
 mod sandbox;
 mod server;
 
@@ -25,6 +26,7 @@ use tonic::{
 pub use self::{
     attach::{Attached, Finished, argv, shell},
     commands::seconds,
+    cutter::Cutter,
     sandbox::{TestSandbox, small},
     server::Server,
 };
