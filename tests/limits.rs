@@ -47,7 +47,10 @@ async fn a_program_near_the_limit_goes_on_after_the_server_was_killed() -> Resul
     let open = || AttachOpen { command_id: "near".into(), ..Default::default() };
     drop(sandbox.attach(AttachOpen { start: Some(shell(line)), ..open() }).await?);
     server.kill()?;
-    tokio::time::sleep(patient(Duration::from_secs(3))).await;
+    // Past what a server is told of: nobody is there to be told.
+    let group = format!("nullspace-{}/{}", server.instance()?, sandbox.sandbox.execution_id);
+    let grown = async || Ok(memory(&group)? > 205 << 20);
+    nullspace_tests::eventually("the program has its memory", Duration::from_secs(30), grown).await?;
     server.start_again().await?;
     let sandbox = TestSandbox { api: server.api().await?, sandbox: sandbox.sandbox.clone() };
     let mut attached = sandbox.attach(open()).await?;

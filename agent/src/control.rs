@@ -36,6 +36,9 @@ use crate::{
 
 /// Part of the sandbox's memory that logs may take: one of so many.
 const LOG_SHARE: u64 = 8;
+/// Part of the disk that logs may take beside it, and the most of it.
+const SPOOL_SHARE: u64 = 4;
+const MAX_SPOOL_BYTES: u64 = 1 << 30;
 /// Largest file that is read from the control directory.
 const MAX_CONTROL_BYTES: u64 = 64 << 10;
 /// What the control directory has for /etc.
@@ -108,6 +111,11 @@ impl Control {
         &self.users
     }
 
+    /// Moves output from memory to disk.
+    pub fn spill_logs(&self) {
+        self.budget.spill();
+    }
+
     /// The execution. SANDBOX_NOT_READY before `Assign`.
     pub fn execution(&self) -> Result<Arc<Execution>> {
         let execution = self.execution.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
@@ -143,6 +151,7 @@ impl Control {
         let limits = request.limits.unwrap_or_default();
         checks.check(limits.memory_bytes >= 0, "limits.memory_bytes", || "is below 0".to_owned());
         checks.check(limits.max_processes >= 0, "limits.max_processes", || "is below 0".to_owned());
+        checks.check(limits.disk_bytes >= 0, "limits.disk_bytes", || "is below 0".to_owned());
         checks.text("hostname", &request.hostname, 64);
         checks.finish()?;
         let ours = self.file("execution_id").map_err(doing("reading the execution id"))?;
@@ -187,6 +196,8 @@ impl Control {
         };
         self.flow.set_memory(memory_bytes);
         self.budget.set_limit(usize::try_from(memory_bytes / LOG_SHARE).unwrap_or(usize::MAX));
+        let disk_bytes = u64::try_from(limits.disk_bytes).unwrap_or(0);
+        self.budget.disk().set_limit((disk_bytes / SPOOL_SHARE).min(MAX_SPOOL_BYTES));
         let null =
             fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(doing("opening /dev/null"))?;
         *execution = Some(Arc::new(Execution {

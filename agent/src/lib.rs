@@ -45,6 +45,8 @@ pub struct Config {
     pub etc: PathBuf,
     /// Where relative file paths begin when nothing else says so.
     pub workspace: PathBuf,
+    /// Where output lies that memory has no room for, in files without a name.
+    pub spool: PathBuf,
     /// The root of cgroups. None: processes are not counted.
     pub cgroup: Option<PathBuf>,
     /// The machine is the sandbox: its name may be set.
@@ -59,6 +61,8 @@ impl Config {
             control: "/run/nullspace/control".into(),
             etc: "/etc".into(),
             workspace: "/workspace".into(),
+            // On the root overlay, like nothing else there: the mounts are beside it.
+            spool: "/run/nullspace".into(),
             cgroup: Some("/sys/fs/cgroup".into()),
             pid1: true,
         }

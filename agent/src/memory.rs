@@ -77,8 +77,14 @@ async fn watch(control: &Control, table: &Table, again: &AtomicBool) {
     loop {
         let used = used();
         let now = Instant::now();
-        if again.swap(false, Ordering::Relaxed) || used.saturating_mul(100) > limit.saturating_mul(NEAR) {
+        let near = used.saturating_mul(100) > limit.saturating_mul(NEAR);
+        let told = again.swap(false, Ordering::Relaxed);
+        if told || near {
             until = now + WATCH;
+        }
+        if told && near {
+            // Output goes to disk before a program has to end.
+            control.spill_logs();
         }
         if now >= until {
             return;

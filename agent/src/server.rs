@@ -32,7 +32,7 @@ use crate::{
     control::{AgentApi, Control},
     file::FileApi,
     flow::Flow,
-    log::Budget,
+    log::{Budget, Disk},
     process::table::Table,
 };
 
@@ -73,7 +73,7 @@ pub struct Services {
 impl Services {
     /// All services of an agent.
     pub fn new(config: Config) -> Arc<Self> {
-        let budget = Budget::new(INITIAL_LOG_BYTES);
+        let budget = Budget::new(INITIAL_LOG_BYTES, Disk::new(config.spool.clone()));
         let workspace = config.workspace.clone();
         let flow = Flow::new();
         let control = Control::new(config, budget.clone(), flow.clone());

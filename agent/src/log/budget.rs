@@ -1,4 +1,4 @@
-//! What all logs together may keep in memory.
+//! What all logs together may keep in memory and on disk.
 
 use std::{
     cmp::Reverse,
@@ -12,7 +12,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Log, Needed};
+use super::{Disk, Log, Needed};
+use crate::spawn;
 
 /// What every open log may keep, whatever the others do.
 const MIN_BYTES: usize = 1 << 20;
@@ -31,12 +32,16 @@ pub struct Budget {
     /// The part of it that closed logs have, which gives way.
     closed: AtomicUsize,
     logs: Mutex<Logs>,
+    disk: Arc<Disk>,
 }
 
 #[derive(Default)]
 struct Logs {
     open: Vec<Weak<Log>>,
     closed: VecDeque<Closed>,
+    /// Those that are closed and on disk, the one that got there first before
+    /// others.
+    spooled: VecDeque<Weak<Log>>,
 }
 
 struct Closed {
@@ -45,9 +50,15 @@ struct Closed {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes.
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit: limit.max(MIN_BYTES).into(), used: 0.into(), closed: 0.into(), logs: Mutex::default() })
+    /// A budget of `limit` bytes of memory, and what `disk` may take.
+    pub fn new(limit: usize, disk: Arc<Disk>) -> Arc<Self> {
+        let limit = limit.max(MIN_BYTES).into();
+        Arc::new(Self { limit, used: 0.into(), closed: 0.into(), logs: Mutex::default(), disk })
+    }
+
+    /// Where spools are.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
     }
 
     /// Changes the bound.
@@ -81,6 +92,53 @@ impl Budget {
         if log.cost() > 0 {
             logs.closed.push_back(Closed { log: Arc::downgrade(log), at: Instant::now() });
         }
+        drop(logs);
+        if log.is_on_disk() {
+            self.spooled(log);
+        }
+    }
+
+    /// A log that is closed is on disk.
+    fn spooled(&self, log: &Arc<Log>) {
+        let mut logs = self.logs();
+        if logs.spooled.len() == logs.spooled.capacity() {
+            logs.spooled.retain(|log| log.strong_count() > 0);
+        }
+        logs.spooled.push_back(Arc::downgrade(log));
+    }
+
+    /// Closed logs give up what they have on disk, the one that got there first
+    /// before others, until `bytes` are free. Whether any did. Called without any
+    /// log's lock.
+    pub(super) fn free_disk(&self, bytes: u64) -> bool {
+        let (mut freed, mut needed) = (false, Vec::new());
+        while self.disk.available() < bytes {
+            let next = self.logs().spooled.pop_front();
+            let Some(spooled) = next else { break };
+            match spooled.upgrade().map(|log| log.leave_disk()) {
+                Some(true) => freed = true,
+                Some(false) => needed.push(spooled),
+                None => {}
+            }
+        }
+        self.logs().spooled.extend(needed);
+        freed
+    }
+
+    /// Moves to disk what logs have in memory, as far as it has room there.
+    pub fn spill(&self) {
+        let logs: Vec<_> = {
+            let logs = self.logs();
+            let closed = logs.closed.iter().map(|closed| &closed.log);
+            closed.chain(&logs.open).filter_map(Weak::upgrade).collect()
+        };
+        for log in logs {
+            let on_disk = log.is_on_disk();
+            if log.spill() && !on_disk && log.is_closed() {
+                self.spooled(&log);
+            }
+        }
+        spawn::give_memory_back();
     }
 
     /// A log was closed: what it keeps gives way to others.
@@ -115,6 +173,7 @@ impl Budget {
     /// Makes logs give way until the bound holds or nothing more can go. Called
     /// without any log's lock.
     pub(super) fn relieve(&self) {
+        self.free_disk(self.over() as u64);
         let fresh = |closed: &Closed| if closed.at.elapsed() < FRESH { FRESH_BYTES } else { 0 };
         self.relieve_closed(Needed::ByAllHolders, fresh);
         // No process waits for the lost holder of a log that is closed.
@@ -131,8 +190,12 @@ impl Budget {
             let next = if over > 0 { self.logs().closed.pop_front() } else { None };
             let Some(closed) = next else { break };
             let Some(log) = closed.log.upgrade() else { continue };
+            let on_disk = log.is_on_disk();
             if log.shed(log.cost().saturating_sub(over).max(keep(&closed)), needed) > 0 {
                 spared.push(closed);
+            }
+            if !on_disk && log.is_on_disk() {
+                self.spooled(&log);
             }
         }
         // In their order, before those that were not asked.

@@ -1,7 +1,8 @@
 //! An append-only log of bytes, addressed by offset: what a command, a
 //! terminal or a code cell puts out. One writer appends; any number of readers
 //! have a position of their own, and none of them affects another. Retention is
-//! memory, bounded per log and by a budget over all logs.
+//! memory, and then a file on the sandbox's disk, bounded per log and by a budget
+//! over all logs.
 //!
 //! When retention is full, either the oldest bytes go and readers are told
 //! (TRUNCATE), or the writer waits for the slowest holder (BLOCK): holders are
@@ -9,7 +10,9 @@
 
 mod budget;
 mod holders;
+mod spool;
 mod store;
+mod tiers;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
@@ -24,14 +27,17 @@ use tokio::{
 
 pub use budget::Budget;
 use holders::Holders;
+pub use spool::Disk;
 pub use store::Chunk;
-use store::Store;
+use tiers::Tiers;
 
 /// Output after this much quiet goes to readers at once; what follows waits
 /// until this much time has passed since the first byte that waits.
 pub const QUIET: Duration = Duration::from_millis(2);
 /// Output that waits goes to readers when it has this many bytes.
 pub const BATCH_BYTES: u64 = 16 << 10;
+/// A writer that must wait for room gets about this much at a time.
+const STEP_BYTES: usize = 1 << 20;
 
 /// What happens when retention is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +84,7 @@ pub struct Log {
 }
 
 struct State {
-    store: Store,
+    kept: Tiers,
     holders: Option<Holders>,
     retain: usize,
     /// Readers see the log up to here.
@@ -99,9 +105,9 @@ impl Log {
             Overflow::Block { grace } => Some(Holders::new(grace, Instant::now())),
         };
         let state = State {
-            store: Store::default(),
+            kept: Tiers::new(budget.disk(), retain),
             holders,
-            retain: retain.min(budget.limit()),
+            retain,
             visible: 0,
             last_append: None,
             hidden_since: None,
@@ -124,26 +130,26 @@ impl Log {
 
     /// Appends bytes that are kept as they are, without a copy. For large ones.
     pub fn append(&self, tag: u8, data: Bytes) {
-        self.appended(data.len(), |store| store.push(tag, data));
+        self.appended(data.len(), |kept| kept.push(tag, data));
     }
 
     /// Appends a copy. For small ones: they are kept packed.
     pub fn append_copy(&self, tag: u8, data: &[u8]) {
-        self.appended(data.len(), |store| store.pack(tag, data));
+        self.appended(data.len(), |kept| kept.pack(tag, data));
     }
 
-    fn appended(&self, bytes: usize, put: impl FnOnce(&mut Store)) {
+    fn appended(&self, bytes: usize, put: impl FnOnce(&mut Tiers)) {
         if bytes == 0 {
             return;
         }
         let now = Instant::now();
         let (publish, over) = {
             let mut state = self.state();
-            put(&mut state.store);
+            put(&mut state.kept);
             let quiet = state.last_append.is_none_or(|last| now.duration_since(last) >= QUIET);
             state.last_append = Some(now);
             let since = *state.hidden_since.get_or_insert(now);
-            let waiting = state.store.end() - state.visible;
+            let waiting = state.kept.end() - state.visible;
             let publish = quiet || waiting >= BATCH_BYTES || now.duration_since(since) >= QUIET;
             if publish {
                 state.publish();
@@ -161,7 +167,7 @@ impl Log {
 
     /// Tells the budget what is kept now. Whether all logs together keep too much.
     fn charge(&self, state: &mut State) -> bool {
-        let cost = state.store.cost();
+        let cost = state.kept.cost();
         let over = self.budget.charge(state.charged, cost, state.closed);
         state.charged = cost;
         over
@@ -180,18 +186,33 @@ impl Log {
 
     /// How much the writer may append now.
     pub fn room(&self) -> Room {
+        let room = self.room_now();
+        match room {
+            // Logs that have ended give their place on disk to those that go on.
+            Room::Full { .. } if self.budget.free_disk(STEP_BYTES as u64) => self.room_now(),
+            room => room,
+        }
+    }
+
+    fn room_now(&self) -> Room {
         let now = Instant::now();
         let mut state = self.state();
-        let retain = state.retain.min(self.budget.allowance(state.charged));
+        let state = &mut *state;
         let Some(holders) = &mut state.holders else { return Room::Bytes(usize::MAX) };
         let Some(floor) = holders.floor(now) else { return Room::Bytes(usize::MAX) };
         let until = holders.next_expiry();
-        state.store.trim(retain, floor);
-        let ahead = usize::try_from(state.store.end().saturating_sub(floor)).unwrap_or(usize::MAX);
-        match retain.saturating_sub(ahead) {
+        state.kept.trim(state.retain, floor);
+        let allowance = self.budget.allowance(state.charged);
+        let target = allowance - STEP_BYTES.min(allowance / 2);
+        if state.kept.cost() > target {
+            state.kept.shed(target, floor);
+            self.charge(state);
+        }
+        let ahead = usize::try_from(state.kept.end().saturating_sub(floor)).unwrap_or(usize::MAX);
+        match state.retain.saturating_sub(ahead).min(allowance.saturating_sub(state.kept.cost())) {
             0 => Room::Full { until },
             // Many small parts that are all needed cost more than their bytes.
-            _ if state.store.overhead() > retain => Room::Full { until },
+            _ if state.kept.exceeds_parts(state.retain) => Room::Full { until },
             bytes => Room::Bytes(bytes),
         }
     }
@@ -235,55 +256,88 @@ impl Log {
     /// The first byte that is kept, and the end.
     pub fn range(&self) -> (u64, u64) {
         let state = self.state();
-        (state.store.start(), state.store.end())
+        (state.kept.start(), state.kept.end())
     }
 
     /// What is at `position`, which moves on. At most `max` bytes; only what has
     /// been published, or `all`. None: nothing yet, or the end.
     pub fn read(&self, position: &mut u64, max: usize, all: bool) -> Option<Piece> {
-        let state = self.state();
-        if *position < state.store.start() {
-            *position = state.store.start();
-            return Some(Piece::Lost(*position));
+        let mut state = self.state();
+        let state = &mut *state;
+        let start = state.kept.start();
+        if *position < start {
+            *position = start;
+            return Some(Piece::Lost(start));
         }
-        let limit = if all { state.store.end() } else { state.visible };
-        let chunk = state.store.read(*position, limit, max)?;
-        *position += chunk.data.len() as u64;
-        Some(Piece::Data(chunk))
+        let limit = if all { state.kept.end() } else { state.visible };
+        match state.kept.read(*position, limit, max) {
+            Ok(chunk) => {
+                let chunk = chunk?;
+                *position += chunk.data.len() as u64;
+                Some(Piece::Data(chunk))
+            }
+            Err(start) => {
+                *position = start;
+                Some(Piece::Lost(start))
+            }
+        }
     }
 
     /// Whether `read` would give something at `position`.
     pub fn has_more(&self, position: u64) -> bool {
         let state = self.state();
-        position < state.visible.max(state.store.start())
+        position < state.visible.max(state.kept.start())
     }
 
     /// Makes `client` a holder that has taken everything below `position`. It
     /// takes over a hold that has the same name. None: this log never waits.
     pub fn hold(self: &Arc<Self>, client: &str, position: u64) -> Option<Hold> {
         let mut state = self.state();
-        let end = state.store.end();
+        let end = state.kept.end();
         let token = state.holders.as_mut()?.take(client, position.min(end));
         drop(state);
         self.room.notify_waiters();
         Some(Hold { log: Arc::downgrade(self), token })
     }
 
-    /// Drops the oldest bytes until at most `target` are kept, but none that
-    /// `needed` names. Gives how many are kept.
+    /// Gives memory back until at most `target` is used, but keeps the bytes that
+    /// `needed` names. Gives how much is used.
     fn shed(&self, target: usize, needed: Needed) -> usize {
         let mut state = self.state();
         let floor = match needed {
             Needed::ByAllHolders => state.floor(Instant::now()),
             Needed::ByPresentHolders => state.present_floor(),
         };
-        state.store.shed(target, floor);
-        state.visible = state.visible.max(state.store.start());
+        state.kept.shed(target, floor);
+        state.visible = state.visible.max(state.kept.start());
         self.charge(&mut state);
         state.charged
     }
 
-    /// What this log keeps, with the cost of its parts.
+    /// Gives up what is on disk, unless a holder that is there needs it. Whether
+    /// it did.
+    fn leave_disk(&self) -> bool {
+        let mut state = self.state();
+        let floor = state.present_floor();
+        let left = state.kept.leave_disk(floor);
+        state.visible = state.visible.max(state.kept.start());
+        self.charge(&mut state);
+        left
+    }
+
+    /// Moves to disk what is in memory. Whether anything of it is there.
+    fn spill(&self) -> bool {
+        let mut state = self.state();
+        state.kept.spill(0);
+        self.charge(&mut state);
+        state.kept.is_on_disk()
+    }
+
+    fn is_on_disk(&self) -> bool {
+        self.state().kept.is_on_disk()
+    }
+
+    /// What this log has in memory, with the cost of its parts.
     fn cost(&self) -> usize {
         self.state().charged
     }
@@ -300,27 +354,27 @@ enum Needed {
 
 impl State {
     fn publish(&mut self) {
-        self.visible = self.store.end();
+        self.visible = self.kept.end();
         self.hidden_since = None;
     }
 
     /// The first byte that a holder still needs; the end when there is none.
     fn floor(&mut self, now: Instant) -> u64 {
-        let end = self.store.end();
+        let end = self.kept.end();
         self.holders.as_mut().and_then(|holders| holders.floor(now)).map_or(end, |floor| floor.min(end))
     }
 
     fn present_floor(&self) -> u64 {
-        let end = self.store.end();
+        let end = self.kept.end();
         self.holders.as_ref().and_then(Holders::present_floor).map_or(end, |floor| floor.min(end))
     }
 
     /// Keeps retention.
     fn trim(&mut self, now: Instant) {
-        if self.store.bytes().max(self.store.overhead()) > self.retain {
+        if self.kept.exceeds(self.retain) {
             let floor = self.floor(now);
-            self.store.trim(self.retain, floor);
-            self.visible = self.visible.max(self.store.start());
+            self.kept.trim(self.retain, floor);
+            self.visible = self.visible.max(self.kept.start());
         }
     }
 }
@@ -350,7 +404,7 @@ impl Hold {
     fn with(&self, act: impl FnOnce(&mut Holders, u64)) {
         let Some(log) = self.log.upgrade() else { return };
         let mut state = log.state();
-        let end = state.store.end();
+        let end = state.kept.end();
         if let Some(holders) = &mut state.holders {
             act(holders, end);
         }

@@ -147,7 +147,13 @@ impl Store {
         }
     }
 
-    fn pop(&mut self) {
+    /// The oldest part that grows no more.
+    pub fn front(&self) -> Option<&Chunk> {
+        self.parts.front()
+    }
+
+    /// Drops the oldest part.
+    pub fn pop(&mut self) {
         if let Some(part) = self.parts.pop_front() {
             self.start = part.end();
         }

@@ -5,8 +5,20 @@ use super::*;
 const KIB: usize = 1 << 10;
 const GRACE: Duration = Duration::from_secs(60);
 
+/// So many bytes of memory and of disk for all logs.
+fn budget(memory: usize, disk: u64) -> Arc<Budget> {
+    let spools = Disk::new(std::env::temp_dir());
+    spools.set_limit(disk);
+    Budget::new(memory, spools)
+}
+
+/// Bytes that tell where they are from.
+fn numbered(from: usize, bytes: usize) -> Bytes {
+    (from..from + bytes).map(|n| (n % 251) as u8).collect::<Vec<_>>().into()
+}
+
 fn log(retain: usize, overflow: Overflow) -> Arc<Log> {
-    Log::new(retain, overflow, &Budget::new(64 << 20))
+    Log::new(retain, overflow, &budget(64 << 20, 0))
 }
 
 fn blocking(retain: usize) -> Arc<Log> {
@@ -196,7 +208,7 @@ async fn a_waiting_writer_is_woken_by_an_acknowledgement() {
 
 #[tokio::test(start_paused = true)]
 async fn closed_logs_give_way_first_and_the_oldest_before_others() {
-    let budget = Budget::new(8 << 20);
+    let budget = budget(8 << 20, 0);
     let new = || Log::new(64 << 20, Overflow::Truncate, &budget);
     let (first, second, open) = (new(), new(), new());
     for log in [&first, &second] {
@@ -229,7 +241,7 @@ async fn closed_logs_give_way_first_and_the_oldest_before_others() {
 
 #[tokio::test(start_paused = true)]
 async fn under_a_small_budget_a_writer_waits_earlier_and_no_held_byte_is_lost() {
-    let budget = Budget::new(4 << 20);
+    let budget = budget(4 << 20, 0);
     let log = Log::new(64 << 20, Overflow::Block { grace: GRACE }, &budget);
     let hold = log.hold("a", 0).unwrap();
     let mut kept = 0;
@@ -254,7 +266,7 @@ async fn under_a_small_budget_a_writer_waits_earlier_and_no_held_byte_is_lost() 
 
 #[tokio::test(start_paused = true)]
 async fn what_closed_logs_keep_is_room_for_a_writer_that_waits() {
-    let budget = Budget::new(8 << 20);
+    let budget = budget(8 << 20, 0);
     let closed = Log::new(64 << 20, Overflow::Truncate, &budget);
     for _ in 0..8 {
         closed.append(1, Bytes::from(vec![1; 1 << 20]));
@@ -279,7 +291,7 @@ async fn what_closed_logs_keep_is_room_for_a_writer_that_waits() {
 /// a loud one beside it: its reader is on its way.
 #[tokio::test(start_paused = true)]
 async fn what_was_closed_a_moment_ago_gives_way_last() {
-    let budget = Budget::new(8 << 20);
+    let budget = budget(8 << 20, 0);
     let fresh = Log::new(64 << 20, Overflow::Truncate, &budget);
     fresh.append(1, Bytes::from_static(b"beside\n"));
     fresh.close();
@@ -290,4 +302,113 @@ async fn what_was_closed_a_moment_ago_gives_way_last() {
     tokio::time::advance(Duration::from_secs(11)).await;
     fill();
     assert_eq!(fresh.range(), (7, 7));
+}
+
+/// Reads from every part of a log are what was appended, with its stream.
+fn check_all(log: &Log, step: usize) {
+    let (start, end) = log.range();
+    for from in (start..end).step_by(step) {
+        let mut position = from;
+        let Some(Piece::Data(chunk)) = log.read(&mut position, 3_000, true) else { panic!("nothing at {from}") };
+        assert_eq!(chunk.data, numbered(from as usize, chunk.data.len()), "at {from} of {start} to {end}");
+        assert!(!chunk.data.is_empty() && position == from + chunk.data.len() as u64);
+        assert_eq!(u64::from(chunk.tag), 1 + from / 100_000 % 2, "at {from}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_memory_has_no_room_for_is_read_from_disk() {
+    let budget = budget(2 << 20, 64 << 20);
+    let log = Log::new(8 << 20, Overflow::Truncate, &budget);
+    let mut done = 0;
+    while done < 30_000_000 {
+        log.append(1 + (done / 100_000 % 2) as u8, numbered(done, 100_000));
+        done += 100_000;
+        // The ring goes round three times.
+        if done % 5_000_000 == 0 {
+            check_all(&log, 99_991);
+        }
+    }
+    let (start, end) = log.range();
+    assert_eq!((start, end), (30_000_000 - (8 << 20), 30_000_000));
+    assert!(log.cost() <= 2 << 20 && budget.disk().available() >= 56 << 20);
+    check_all(&log, 9_973);
+    drop(log);
+    assert_eq!(budget.disk().available(), 64 << 20, "a spool goes away with its log");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_costs_retention_alone() {
+    let budget = budget(2 << 20, 3_000_000);
+    let log = Log::new(64 << 20, Overflow::Truncate, &budget);
+    for n in 0..200 {
+        log.append(1 + (n % 2) as u8, numbered(n * 100_000, 100_000));
+        check_all(&log, 70_001);
+    }
+    let (start, end) = log.range();
+    assert!(end == 20_000_000 && (4_500_000..5_200_000).contains(&(end - start)), "{start} {end}");
+    // Where there is no place at all it is memory alone.
+    let nowhere = Disk::new("/nonexistent".into());
+    nowhere.set_limit(64 << 20);
+    let log = Log::new(64 << 20, Overflow::Truncate, &Budget::new(2 << 20, nowhere));
+    (0..200).for_each(|n| log.append(1, numbered(n * 100_000, 100_000)));
+    let (start, end) = log.range();
+    assert!((1_800_000..2 << 20).contains(&(end - start)), "{start} {end}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_waits_when_disk_and_memory_are_full_and_nothing_held_is_lost() {
+    for (disk, least) in [(0, 1 << 20), (6 << 20, 7 << 20), (64 << 20, 16 << 20)] {
+        let log = Log::new(16 << 20, Overflow::Block { grace: GRACE }, &budget(2 << 20, disk));
+        let hold = log.hold("a", 0).unwrap();
+        let (mut done, mut taken) = (0, 0);
+        while done < 100_000_000 {
+            let Room::Bytes(room) = log.room() else {
+                assert!(done as u64 - taken >= least, "it waits at {} with {disk} of disk", done as u64 - taken);
+                // The holder takes a part, and the writer goes on.
+                let to = taken + 5_000_000;
+                while taken < to.min(done as u64) {
+                    let Some(Piece::Data(chunk)) = log.read(&mut taken, 1 << 20, true) else { panic!("at {taken}") };
+                    let from = taken as usize - chunk.data.len();
+                    assert_eq!(chunk.data, numbered(from, chunk.data.len()));
+                }
+                hold.acknowledge(taken);
+                continue;
+            };
+            let bytes = room.min(1 << 20).min(100_000 - done % 100_000);
+            log.append(1 + (done / 100_000 % 2) as u8, numbered(done, bytes));
+            done += bytes;
+            assert!(log.cost() <= 3 << 20, "{}", log.cost());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closed_logs_leave_the_disk_first_and_the_oldest_before_others() {
+    let budget = budget(2 << 20, 16 << 20);
+    let new = || Log::new(64 << 20, Overflow::Truncate, &budget);
+    let fill = |log: &Log, mebibytes: usize| {
+        (0..mebibytes).for_each(|_| log.append(1, Bytes::from(vec![1; 1 << 20])));
+    };
+    let kept = |log: &Log| (log.range().1 - log.range().0) >> 20;
+    let (first, second, open) = (new(), new(), new());
+    fill(&first, 6);
+    first.close();
+    fill(&second, 6);
+    second.close();
+    assert_eq!((kept(&first), kept(&second)), (6, 6));
+    fill(&open, 9);
+    assert!(kept(&first) <= 2 && kept(&second) == 6 && kept(&open) == 9, "{}", kept(&first));
+    fill(&open, 20);
+    assert!(kept(&second) <= 2 && kept(&open) >= 16, "{} {}", kept(&second), kept(&open));
+    // One whose holder is there keeps what that needs, though it is closed.
+    drop((first, second, open));
+    let held = Log::new(64 << 20, Overflow::Block { grace: GRACE }, &budget);
+    let _hold = held.hold("a", 0).unwrap();
+    fill(&held, 8);
+    held.close();
+    let open = new();
+    fill(&open, 40);
+    assert_eq!(held.range().0, 0);
+    assert!(kept(&open) >= 8, "{}", kept(&open));
 }

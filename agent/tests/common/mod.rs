@@ -88,6 +88,7 @@ impl Sandbox {
             control: directory.join("control"),
             etc: directory.join("etc"),
             workspace: directory.join("workspace"),
+            spool: directory.clone(),
             cgroup: options.cgroup,
             pid1: false,
         };
