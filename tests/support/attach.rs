@@ -86,11 +86,24 @@ impl TestSandbox {
 
     /// Opens an attach; the sandbox's id is filled in.
     pub async fn attach(&self, open: AttachOpen) -> Result<Attached, Status> {
+        self.attach_with(open, None).await
+    }
+
+    /// The same with a deadline for the whole stream, which the server keeps.
+    pub async fn attach_within(&self, open: AttachOpen, limit: Duration) -> Result<Attached, Status> {
+        self.attach_with(open, Some(limit)).await
+    }
+
+    async fn attach_with(&self, open: AttachOpen, limit: Option<Duration>) -> Result<Attached, Status> {
         let (asks, requests) = mpsc::channel(64);
         let command_id = open.command_id.clone();
         let open = AttachOpen { sandbox_id: self.id(), ..open };
         let _ = asks.send(AttachCommandRequest { frame: Some(Ask::Open(open)) }).await;
-        let answers = self.api.commands().attach_command(ReceiverStream::new(requests)).await?.into_inner();
+        let mut request = tonic::Request::new(ReceiverStream::new(requests));
+        if let Some(limit) = limit {
+            request.set_timeout(limit);
+        }
+        let answers = self.api.commands().attach_command(request).await?.into_inner();
         Ok(Attached { command_id, asks, answers })
     }
 

@@ -4,6 +4,7 @@
 mod attach;
 mod commands;
 mod cutter;
+mod follow;
 mod sandbox;
 mod server;
 
@@ -27,9 +28,13 @@ pub use self::{
     attach::{Attached, Finished, argv, shell},
     commands::seconds,
     cutter::Cutter,
+    follow::{Follow, Followed},
     sandbox::{TestSandbox, small},
     server::Server,
 };
+
+/// What a stream may bring before it is read.
+const STREAM_WINDOW: u32 = 256 << 10;
 
 /// What a test answers.
 pub type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
@@ -65,10 +70,14 @@ impl Api {
         Self::connect(&required("NULLSPACE_API_URL")?, Some(&required("NULLSPACE_API_KEY")?)).await
     }
 
-    /// A server and a key, on a connection of its own.
+    /// A server and a key, on a connection of its own. Its windows are wide
+    /// enough for a hundred streams of which nobody reads one.
     pub async fn connect(url: &str, key: Option<&str>) -> Result<Self> {
-        let channel = Endpoint::from_shared(url.to_owned())?.connect_timeout(Duration::from_secs(5)).connect().await?;
-        Ok(Self { url: url.to_owned(), channel, key: key_of(key)? })
+        let endpoint = Endpoint::from_shared(url.to_owned())?
+            .connect_timeout(Duration::from_secs(5))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(100 * STREAM_WINDOW);
+        Ok(Self { url: url.to_owned(), channel: endpoint.connect().await?, key: key_of(key)? })
     }
 
     /// The same connection with another key, or without one.

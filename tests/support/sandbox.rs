@@ -38,6 +38,16 @@ impl TestSandbox {
         self.sandbox.id.clone()
     }
 
+    /// The same sandbox by another way to its server.
+    pub fn by(&self, api: Api) -> TestSandbox {
+        TestSandbox { api, sandbox: self.sandbox.clone() }
+    }
+
+    /// Leaves its end to somebody else.
+    pub fn release(self) {
+        std::mem::forget(self);
+    }
+
     /// Ends it now.
     pub async fn destroy(&self) -> Result<Sandbox> {
         let request = DestroySandboxRequest { sandbox_id: self.id() };

@@ -1,5 +1,7 @@
-//! Standard input of a command: several clients write, each with offsets of its
-//! own, into one bounded queue that a task feeds to the process.
+//! Standard input of a command: several clients write, each with offsets and a
+//! window of its own, into one bounded queue that a task feeds to the process.
+//! The window is kept for its client alone: one that keeps to it is never told to
+//! wait, so what it sends behind its input (acknowledgements) is always read.
 
 use std::{
     collections::VecDeque,
@@ -26,9 +28,12 @@ pub struct Input {
     log: Arc<Log>,
 }
 
+/// What may be queued of all clients together.
+const QUEUE_BYTES: usize = limits::INPUT_CLIENTS * limits::INPUT_WINDOW;
+
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Queued>,
     queued: usize,
     /// Those with a name, the one that wrote last at the end.
     clients: Vec<Client>,
@@ -37,9 +42,17 @@ struct State {
     closed: Option<InputClosedReason>,
 }
 
+/// A piece of a client's input.
+struct Queued {
+    client: Arc<str>,
+    data: Bytes,
+}
+
 struct Client {
-    id: String,
+    id: Arc<str>,
     accepted: u64,
+    /// How much of it is in the queue.
+    queued: usize,
     close_at: Option<u64>,
 }
 
@@ -50,7 +63,7 @@ pub struct Accepted {
     pub offset: u64,
     /// How much more may be sent.
     pub window: u64,
-    /// Nothing waits to be taken by the process.
+    /// None of it waits to be taken by the process.
     pub drained: bool,
 }
 
@@ -87,10 +100,11 @@ impl Input {
     /// Where `client` stands.
     pub fn accepted(&self, client: &str) -> Accepted {
         let state = self.state();
-        let offset = state.clients.iter().find(|known| known.id == client).map_or(0, |known| known.accepted);
+        let known = state.clients.iter().find(|known| *known.id == *client);
+        let (offset, queued) = known.map_or((0, 0), |known| (known.accepted, known.queued));
         let open = state.closed.is_none() && !state.closing;
-        let window = if open { limits::INPUT_WINDOW.saturating_sub(state.queued) as u64 } else { 0 };
-        Accepted { offset, window, drained: state.queued == 0 }
+        let window = if open { room(state.queued, queued) as u64 } else { 0 };
+        Accepted { offset, window, drained: queued == 0 }
     }
 
     /// Takes as much of `data`, which begins at `offset` of this client's
@@ -99,7 +113,7 @@ impl Input {
     pub fn offer(&self, client: &str, offset: &mut u64, data: &mut Bytes) -> Result<Offer> {
         let mut state = self.state();
         let state = &mut *state;
-        let room = limits::INPUT_WINDOW.saturating_sub(state.queued);
+        let total = state.queued;
         let shut = state.closed.or(state.closing.then_some(InputClosedReason::Client));
         let known = state.client(client);
         if *offset > known.accepted {
@@ -119,15 +133,17 @@ impl Input {
         if let Some(reason) = shut {
             return Err(closed(reason));
         }
-        let taken = data.split_to(data.len().min(room));
+        let taken = data.split_to(data.len().min(room(total, known.queued)));
         *offset += taken.len() as u64;
+        known.queued += taken.len();
+        let client = known.id.clone();
         known.accepted = *offset;
         if known.close_at.is_some_and(|at| known.accepted >= at) {
             state.closing = true;
         }
         if !taken.is_empty() {
             state.queued += taken.len();
-            state.queue.push_back(taken);
+            state.queue.push_back(Queued { client, data: taken });
             self.work.notify_one();
         }
         Ok(if data.is_empty() { Offer::Taken } else { Offer::Full })
@@ -154,7 +170,7 @@ impl Input {
 
     /// Forgets a client that had no name.
     pub fn forget(&self, client: &str) {
-        self.state().clients.retain(|known| known.id != client);
+        self.state().clients.retain(|known| *known.id != *client);
     }
 
     /// The process takes nothing more.
@@ -182,7 +198,7 @@ impl Input {
                 let state = self.state();
                 match state.queue.front() {
                     None if state.closing => return InputClosedReason::Client,
-                    next => next.cloned(),
+                    next => next.map(|queued| queued.data.clone()),
                 }
             };
             let Some(data) = next else {
@@ -211,16 +227,24 @@ impl Input {
 
     fn written(&self, written: usize) {
         let mut state = self.state();
+        let state = &mut *state;
         state.queued = state.queued.saturating_sub(written);
         if let Some(front) = state.queue.front_mut() {
-            front.advance(written.min(front.len()));
-            if front.is_empty() {
+            if let Some(client) = state.clients.iter_mut().find(|known| known.id == front.client) {
+                client.queued = client.queued.saturating_sub(written);
+            }
+            front.data.advance(written.min(front.data.len()));
+            if front.data.is_empty() {
                 state.queue.pop_front();
             }
         }
-        drop(state);
         self.log.wake();
     }
+}
+
+/// What a client may send more, when so much of all and of its own is queued.
+fn room(total: usize, own: usize) -> usize {
+    limits::INPUT_WINDOW.saturating_sub(own).min(QUEUE_BYTES.saturating_sub(total))
 }
 
 /// Returns when the read end of a pipe has no one left.
@@ -249,7 +273,7 @@ impl State {
     /// The state of a client, which becomes the one that wrote last. Only the
     /// last ones are kept.
     fn client(&mut self, id: &str) -> &mut Client {
-        let client = match self.clients.iter().position(|known| known.id == id) {
+        let client = match self.clients.iter().position(|known| *known.id == *id) {
             Some(at) => self.clients.remove(at),
             None => {
                 let named = |known: &Client| !known.id.starts_with(ANONYMOUS);
@@ -259,7 +283,7 @@ impl State {
                 {
                     self.clients.remove(oldest);
                 }
-                Client { id: id.to_owned(), accepted: 0, close_at: None }
+                Client { id: id.into(), accepted: 0, queued: 0, close_at: None }
             }
         };
         let last = self.clients.len();

@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,6 +28,8 @@ use crate::runtime::Address;
 
 /// Metadata that proves to an agent that its server calls.
 const SECRET: &str = "nullspace-secret";
+/// How much later than its agent's connections the death of a sandbox is known.
+const DEATH: Duration = Duration::from_millis(500);
 
 /// The connections to one agent.
 #[derive(Clone)]
@@ -131,17 +134,33 @@ impl Pool {
         let sending = async {
             let slot = self.slot(bulk).await?;
             let mut sender = slot.0.sender.clone();
-            let unreachable = |error: hyper::Error| {
-                Error::new(Reason::AgentUnreachable, format!("the sandbox's agent does not answer: {error}"))
+            let sent = async {
+                sender.ready().await?;
+                sender.send_request(request).await
             };
-            sender.ready().await.map_err(unreachable)?;
-            let response = sender.send_request(request).await.map_err(unreachable)?;
-            Ok(response.map(|inner| AgentBody { inner, _slot: slot }))
+            match sent.await {
+                Ok(response) => {
+                    Ok(response.map(|inner| AgentBody { inner, pool: self.clone(), broken: None, _slot: slot }))
+                }
+                Err(error) => Err(self.why(&error).await),
+            }
         };
         tokio::select! {
             biased;
             reason = self.wait_ended() => Err(ended_error(reason)),
             response = sending => response,
+        }
+    }
+
+    /// Why a connection broke. An agent that was killed takes its sandbox with it,
+    /// a moment later: then it is that.
+    async fn why(&self, error: &hyper::Error) -> Error {
+        match tokio::time::timeout(DEATH, self.wait_ended()).await {
+            Ok(reason) => ended_error(reason),
+            Err(_) => {
+                let message = format!("the connection to the sandbox's agent broke: {error}");
+                Error::new(Reason::AgentUnreachable, message)
+            }
         }
     }
 
@@ -245,6 +264,9 @@ fn ended_error(reason: Reason) -> Error {
 /// The body of an agent's answer. Holds its stream.
 struct AgentBody {
     inner: Incoming,
+    pool: Pool,
+    /// The connection broke: why, once that is known.
+    broken: Option<Pin<Box<dyn Future<Output = Error> + Send>>>,
     _slot: Slot,
 }
 
@@ -253,11 +275,18 @@ impl http_body::Body for AgentBody {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        let broken = |error| {
-            Error::new(Reason::AgentUnreachable, format!("the connection to the sandbox's agent broke: {error}"))
-        };
-        Poll::Ready(frame.map(|frame| frame.map_err(broken)))
+        if self.broken.is_none() {
+            match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                Some(Err(error)) => {
+                    let pool = self.pool.clone();
+                    self.broken = Some(Box::pin(async move { pool.why(&error).await }));
+                }
+                Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let Some(broken) = &mut self.broken else { return Poll::Ready(None) };
+        broken.as_mut().poll(cx).map(|error| Some(Err(error)))
     }
 
     fn is_end_stream(&self) -> bool {
