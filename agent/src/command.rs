@@ -15,11 +15,7 @@ use nullspace_proto::{
     validate::Checks,
 };
 use prost::Message as _;
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
-use tokio_stream::{Iter, StreamExt as _, adapters::Chain, wrappers::ReceiverStream};
+use tokio::time::{sleep, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -95,7 +91,7 @@ async fn first(requests: &mut Streaming<AttachCommandRequest>) -> Result<AttachO
 
 #[tonic::async_trait]
 impl CommandService for CommandApi {
-    type AttachCommandStream = Chain<Iter<std::vec::IntoIter<attach::Item>>, ReceiverStream<attach::Item>>;
+    type AttachCommandStream = attach::Frames;
     type ReadCommandOutputStream = Pin<Box<dyn Stream<Item = Result<ReadCommandOutputResponse, Status>> + Send>>;
 
     async fn attach_command(
@@ -105,11 +101,11 @@ impl CommandService for CommandApi {
         let mut requests = request.into_inner();
         let open = first(&mut requests).await?;
         let mut attach = self.attach(open)?;
-        let greeting = tokio_stream::iter(attach.greeting());
-        let (sender, receiver) = mpsc::channel(attach::WAITING_FRAMES);
-        // Ends when the receiver, which the stream owns, is dropped.
+        let (sender, frames) = attach::channel();
+        let frames = frames.after(attach.greeting());
+        // Ends when `frames`, which the stream owns, is dropped.
         tokio::spawn(attach.run(requests, sender));
-        Ok(Response::new(greeting.chain(ReceiverStream::new(receiver))))
+        Ok(Response::new(frames))
     }
 
     async fn start_command(

@@ -1,9 +1,16 @@
 //! One attach: a client's frames in, the command's frames out, on one stream.
 //! Each has a task, which ends when its client leaves or the exit is told.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+    vec,
+};
 
 use bytes::Bytes;
+use futures_core::Stream;
 use nullspace_proto::{
     Error, Reason, Result, limits,
     v1::{
@@ -28,13 +35,55 @@ use crate::{
     server::foreign,
 };
 
-/// Frames that wait for a client that does not read: each may be a mebibyte.
-pub const WAITING_FRAMES: usize = 1;
+/// Batches of frames that wait for a client that does not read.
+const WAITING_BATCHES: usize = 1;
+/// A batch is full when it has so many bytes. Small frames leave together: one
+/// by one they would each be a frame of HTTP/2, of which a receiver takes only
+/// so many unread ones before it ends the whole connection.
+const BATCH_BYTES: usize = 16 << 10;
+/// What a frame has beside its output.
+const FRAME_COST: usize = 16;
 /// A window that has grown by this much is told to the client.
 const WINDOW_STEP: u64 = limits::INPUT_WINDOW as u64 / 4;
 
 /// What leaves on the stream.
 pub type Item = Result<AttachCommandResponse, Status>;
+
+/// The way from an attach to its client.
+pub fn channel() -> (mpsc::Sender<Vec<Item>>, Frames) {
+    let (sender, batches) = mpsc::channel(WAITING_BATCHES);
+    (sender, Frames { batch: Vec::new().into_iter(), batches })
+}
+
+/// The frames of an attach, one after the other.
+pub struct Frames {
+    batch: vec::IntoIter<Item>,
+    batches: mpsc::Receiver<Vec<Item>>,
+}
+
+impl Frames {
+    /// With frames that leave first.
+    pub fn after(mut self, greeting: Vec<Item>) -> Self {
+        self.batch = greeting.into_iter();
+        self
+    }
+}
+
+impl Stream for Frames {
+    type Item = Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        loop {
+            if let Some(frame) = self.batch.next() {
+                return Poll::Ready(Some(frame));
+            }
+            match ready!(self.batches.poll_recv(cx)) {
+                Some(batch) => self.batch = batch.into_iter(),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
 
 /// A client's view of a command.
 pub struct Attach {
@@ -105,17 +154,17 @@ impl Attach {
     }
 
     /// Serves the client until the exit is told, an error, or it leaves.
-    pub async fn run(mut self, requests: Streaming<AttachCommandRequest>, responses: mpsc::Sender<Item>) {
+    pub async fn run(mut self, requests: Streaming<AttachCommandRequest>, responses: mpsc::Sender<Vec<Item>>) {
         if let Err(error) = self.serve(requests, &responses).await {
             // A client that has left needs no error.
-            let _ = responses.send(Err(error.into())).await;
+            let _ = responses.send(vec![Err(error.into())]).await;
         }
     }
 
     async fn serve(
         &mut self,
         mut requests: Streaming<AttachCommandRequest>,
-        responses: &mpsc::Sender<Item>,
+        responses: &mpsc::Sender<Vec<Item>>,
     ) -> Result<()> {
         let process = self.process.clone();
         let mut reading = true;
@@ -141,10 +190,11 @@ impl Attach {
                 },
                 permit = responses.reserve(), if pending => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    let Some(frame) = self.next_frame() else { continue };
-                    let last = matches!(frame, Frame::Exit(_));
-                    permit.send(Ok(AttachCommandResponse { frame: Some(frame) }));
-                    silent_since = Instant::now();
+                    let (batch, last) = self.next_batch();
+                    if !batch.is_empty() {
+                        permit.send(batch);
+                        silent_since = Instant::now();
+                    }
                     if last {
                         return Ok(());
                     }
@@ -153,7 +203,7 @@ impl Attach {
                 () = sleep_until(silent_since + self.keepalive), if !pending => {
                     // Where a frame still waits to go, there is no silence to break.
                     if let Ok(permit) = responses.try_reserve() {
-                        permit.send(Ok(AttachCommandResponse { frame: Some(Frame::Keepalive(Keepalive {})) }));
+                        permit.send(vec![Ok(AttachCommandResponse { frame: Some(Frame::Keepalive(Keepalive {})) })]);
                     }
                     silent_since = Instant::now();
                 }
@@ -228,6 +278,26 @@ impl Attach {
             || self.closed_news().is_some()
             || log.has_more(self.position)
             || self.process.exit().is_some()
+    }
+
+    /// What there is to send, up to the size of a batch, and whether it is all.
+    fn next_batch(&mut self) -> (Vec<Item>, bool) {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES
+            && let Some(frame) = self.next_frame()
+        {
+            let last = matches!(frame, Frame::Exit(_));
+            bytes += FRAME_COST
+                + match &frame {
+                    Frame::Output(chunk) => chunk.data.len(),
+                    _ => 0,
+                };
+            batch.push(Ok(AttachCommandResponse { frame: Some(frame) }));
+            if last {
+                return (batch, true);
+            }
+        }
+        (batch, false)
     }
 
     fn next_frame(&mut self) -> Option<Frame> {
