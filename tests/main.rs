@@ -9,6 +9,7 @@ mod limits;
 mod network;
 mod output;
 mod peers;
+mod pool;
 mod routing;
 mod sandbox;
 mod startup;

@@ -75,6 +75,10 @@ async fn every_setting_is_documented_and_two_servers_are_two_instances() -> Resu
         "dns",
         "subnet",
         "ready-slots",
+        "max-sandboxes",
+        "pool-size",
+        "pool-ready",
+        "pool-memory",
         "log",
     ] {
         let variable = format!("NULLSPACE_{}", name.replace('-', "_").to_uppercase());

@@ -71,6 +71,8 @@ pub const MAX_METADATA_DEPTH: usize = 16;
 /// Largest whole number that a double holds exactly.
 pub const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;
 
+/// Template when none is named.
+pub const DEFAULT_TEMPLATE: &str = "base";
 /// Processors of a sandbox.
 pub const VCPUS: std::ops::RangeInclusive<i32> = 1..=64;
 /// Processors when none are named.

@@ -11,9 +11,13 @@ use clap::{Args, Parser, Subcommand};
 use nullspace_proto::{Error, Result};
 use serde::Deserialize;
 
+use crate::{runtime::network, sandbox::warm};
+
+const MAX_SLOTS: usize = network::MAX_SLOTS as usize;
 const DEFAULT_DATA: &str = "/var/lib/nullspace";
 const DEFAULT_LISTEN: &str = "127.0.0.1:3000";
 const DEFAULT_READY_SLOTS: usize = 8;
+const DEFAULT_POOL: warm::Settings = warm::Settings { size: 8, ready: 1, memory_mib: 512 };
 
 /// Runs code in isolated sandboxes and serves all of it over gRPC.
 #[derive(Debug, Parser)]
@@ -111,6 +115,23 @@ pub struct Settings {
     /// Network slots to keep ready. Default: 8.
     #[arg(long, env = "NULLSPACE_READY_SLOTS")]
     pub ready_slots: Option<usize>,
+    /// Sandboxes at once; past that a creation is CAPACITY_EXCEEDED. Default: as
+    /// many as the subnet has addresses for, 16,382.
+    #[arg(long, env = "NULLSPACE_MAX_SANDBOXES")]
+    pub max_sandboxes: Option<usize>,
+    /// Sandboxes of one shape (template, size, internet access) that are started
+    /// ahead of need, at most. How many there are follows the creations of the
+    /// last five minutes. 0: none. Default: 8.
+    #[arg(long, env = "NULLSPACE_POOL_SIZE")]
+    pub pool_size: Option<usize>,
+    /// Of those, sandboxes of the default shape that are kept though nobody asks.
+    /// Default: 1.
+    #[arg(long, env = "NULLSPACE_POOL_READY")]
+    pub pool_ready: Option<usize>,
+    /// MiB of the host's memory for sandboxes that are started ahead, at 32 for
+    /// each. Default: 512.
+    #[arg(long, env = "NULLSPACE_POOL_MEMORY")]
+    pub pool_memory: Option<usize>,
     /// What to log, such as `info` or `nullspaced=debug`. Default: info.
     #[arg(long, env = "NULLSPACE_LOG")]
     pub log: Option<String>,
@@ -128,6 +149,8 @@ pub struct Config {
     pub dns: Vec<IpAddr>,
     pub subnet: Option<Ipv4Addr>,
     pub ready_slots: usize,
+    pub max_sandboxes: usize,
+    pub pool: warm::Settings,
     pub log: String,
 }
 
@@ -146,6 +169,12 @@ impl Settings {
             dns: self.dns.or(file.dns).unwrap_or_else(crate::instance::host_resolvers),
             subnet: self.subnet.or(file.subnet),
             ready_slots: self.ready_slots.or(file.ready_slots).unwrap_or(DEFAULT_READY_SLOTS),
+            max_sandboxes: self.max_sandboxes.or(file.max_sandboxes).unwrap_or(MAX_SLOTS).min(MAX_SLOTS),
+            pool: warm::Settings {
+                size: self.pool_size.or(file.pool_size).unwrap_or(DEFAULT_POOL.size),
+                ready: self.pool_ready.or(file.pool_ready).unwrap_or(DEFAULT_POOL.ready),
+                memory_mib: self.pool_memory.or(file.pool_memory).unwrap_or(DEFAULT_POOL.memory_mib),
+            },
             log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
             data_dir,
         };

@@ -54,11 +54,17 @@ impl Server {
             Arc::new(ApiKeys::open(store.clone(), idempotency.clone(), derive_secret(&secret, "api keys")).await?);
         let assets = Assets::new(config.assets_dir.clone());
         let engine = Arc::new(Gvisor::open(assets.engine()?, data, &instance).await?);
-        let slots = Arc::new(Slots::new(instance.clone(), subnet, config.ready_slots, config.dns.clone()));
+        let slots = Arc::new(Slots::new(
+            instance.clone(),
+            subnet,
+            config.ready_slots,
+            config.max_sandboxes,
+            config.dns.clone(),
+        ));
         let tls = config.tls.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
         // Before anything on the host is changed: a port in use is found here.
         let front = Front::bind(config.listen, tls).await?;
-        let sandboxes = Sandboxes::new(store, idempotency, engine, assets, slots.clone());
+        let sandboxes = Sandboxes::new(store, idempotency, engine, assets, slots.clone(), config.pool);
         sandboxes.adopt().await?;
         let (clients, url) = (&config.client_config, front.url()?);
         keys.bootstrap(|key| client_config::write(clients, key, &url)).await?;
@@ -88,6 +94,7 @@ impl Server {
             stopping,
             self.front.serve(dispatch, stop.clone()),
             self.slots.keep_ready(&stop),
+            self.sandboxes.keep_warm(),
             self.sandboxes.clone().keep_deadlines(),
             self.sandboxes.clone().keep_forgetting(),
             self.sandboxes.clone().keep_sampling(),

@@ -18,16 +18,23 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// removed with it.
 pub struct Server {
     data: PathBuf,
+    assets: PathBuf,
     args: Vec<String>,
     child: Option<Child>,
 }
 
 impl Server {
-    /// Starts one, with further arguments.
+    /// Starts one, with further arguments. It starts no sandboxes ahead unless
+    /// they say so: tests count what is on the host.
     pub async fn start(args: &[&str]) -> Result<Self> {
+        Self::with_assets(required("NULLSPACE_ASSETS")?.into(), args).await
+    }
+
+    /// Starts one that runs sandboxes from other files.
+    pub async fn with_assets(assets: PathBuf, args: &[&str]) -> Result<Self> {
         let data = std::env::temp_dir().join(format!("nullspace-test-{}", nullspace_proto::id::ulid()));
         fs::create_dir_all(&data)?;
-        let mut server = Self { data, args: args.iter().map(|arg| (*arg).to_owned()).collect(), child: None };
+        let mut server = Self { data, assets, args: args.iter().map(|arg| (*arg).to_owned()).collect(), child: None };
         server.start_again().await?;
         Ok(server)
     }
@@ -39,7 +46,7 @@ impl Server {
         let log = File::options().create(true).append(true).open(self.data.join("server.log"))?;
         let mut command = Command::new(required("NULLSPACED")?);
         command.args(["serve", "--listen", "127.0.0.1:0", "--ready-slots", "2", "--data-dir"]).arg(&self.data);
-        command.arg("--assets-dir").arg(required("NULLSPACE_ASSETS")?);
+        command.arg("--assets-dir").arg(&self.assets).env("NULLSPACE_POOL_SIZE", "0");
         command.arg("--client-config").arg(self.data.join("client.json")).args(&self.args);
         for variable in ["NULLSPACE_LISTEN", "NULLSPACE_DATA_DIR", "NULLSPACE_CONFIG"] {
             command.env_remove(variable);

@@ -50,7 +50,7 @@ pub fn wanted(checks: &mut Checks, field: &str, spec: SandboxSpec) -> Wanted {
         }
     };
     Wanted {
-        template: if spec.template.is_empty() { "base".to_owned() } else { spec.template },
+        template: if spec.template.is_empty() { limits::DEFAULT_TEMPLATE.to_owned() } else { spec.template },
         vcpus,
         memory_mib,
         disk_mib,

@@ -19,7 +19,6 @@ use crate::{
     caller::Caller,
     instance::Instance,
     keys::{ApiKeys, KeyRecord, KeySpec},
-    runtime::network::MAX_SLOTS,
     sandbox::Sandboxes,
     store::idempotency::canonical,
 };
@@ -61,7 +60,7 @@ impl SystemService for SystemApi {
             vcpus: range(&limits::VCPUS),
             memory_mib: range(&limits::MEMORY_MIB),
             disk_mib: range(&limits::DISK_MIB),
-            max_sandboxes: MAX_SLOTS as i32,
+            max_sandboxes: i32::try_from(self.sandboxes.max()).unwrap_or(i32::MAX),
             max_processes: limits::MAX_PROCESSES,
         };
         let templates = self.sandboxes.assets().templates().into_iter();

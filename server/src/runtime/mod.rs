@@ -24,6 +24,9 @@ pub trait Engine: Send + Sync + 'static {
     /// What its binary says of itself.
     fn version(&self) -> &str;
 
+    /// SHA-256 of its binary, in hexadecimal.
+    fn digest(&self) -> &str;
+
     /// Starts an execution's agent. On failure nothing is left behind.
     async fn create(&self, launch: &Launch) -> Result<Process>;
 

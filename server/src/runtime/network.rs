@@ -32,11 +32,20 @@ pub const MAX_SLOTS: u32 = (1 << 16) / ADDRESSES - 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Slot(u32);
 
+/// What a search for a free number finds.
+enum Reserved {
+    Slot(Slot),
+    /// The next number is free after this time.
+    Rests(Duration),
+}
+
 /// The slots of this instance.
 pub struct Slots {
     instance: Instance,
     subnet: Ipv4Addr,
     ready_target: usize,
+    /// Slots that executions may have at once.
+    max: usize,
     resolvers: Vec<IpAddr>,
     state: Mutex<State>,
     changed: Notify,
@@ -44,6 +53,8 @@ pub struct Slots {
 
 #[derive(Default)]
 struct State {
+    /// How many are of executions.
+    used: usize,
     /// Of executions, or being made or removed.
     taken: BTreeSet<u32>,
     /// Made and free.
@@ -55,10 +66,21 @@ struct State {
 }
 
 impl Slots {
-    /// The slots of an instance whose addresses begin at `subnet`, a /16.
-    pub fn new(instance: Instance, subnet: Ipv4Addr, ready_target: usize, resolvers: Vec<IpAddr>) -> Self {
+    /// The slots of an instance whose addresses begin at `subnet`, a /16. At most
+    /// `max` of them are in use at once.
+    pub fn new(instance: Instance, subnet: Ipv4Addr, ready_target: usize, max: usize, resolvers: Vec<IpAddr>) -> Self {
         let state = Mutex::new(State { next: 1, ..State::default() });
-        Self { instance, subnet, ready_target, resolvers, state, changed: Notify::new() }
+        Self { instance, subnet, ready_target, max, resolvers, state, changed: Notify::new() }
+    }
+
+    /// Slots that executions may have at once.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Whether an execution could have a slot now, with `spare` more to spare.
+    pub fn has_room(&self, spare: usize) -> bool {
+        self.lock().used + spare < self.max
     }
 
     /// Sets up the host's rules, takes over the slots that running executions
@@ -66,7 +88,11 @@ impl Slots {
     pub async fn adopt(&self, used: &[(Slot, bool)]) -> Result<()> {
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")
             .map_err(|error| Error::internal(format!("forwarding cannot be turned on: {error}")))?;
-        self.lock().taken = used.iter().map(|(slot, _)| slot.0).collect();
+        {
+            let mut state = self.lock();
+            state.taken = used.iter().map(|(slot, _)| slot.0).collect();
+            state.used = used.len();
+        }
         run("nft", ["-f", "-"], &self.ruleset(used)).await?;
         for slot in self.namespaces()? {
             if !self.lock().taken.contains(&slot.0) {
@@ -93,6 +119,11 @@ impl Slots {
     pub async fn take(&self, internet: bool) -> Result<Slot> {
         let ready = {
             let mut state = self.lock();
+            if state.used >= self.max {
+                let message = format!("this server has {} sandboxes and may not have more", state.used);
+                return Err(Error::quota(Reason::CapacityExceeded, "host", message));
+            }
+            state.used += 1;
             state.ready.pop_front().inspect(|&number| {
                 state.taken.insert(number);
             })
@@ -100,7 +131,7 @@ impl Slots {
         self.changed.notify_one();
         let slot = match ready {
             Some(number) => Slot(number),
-            None => self.make().await?,
+            None => self.make().await.inspect_err(|_| self.lock().used -= 1)?,
         };
         if !internet {
             let delete = format!("delete element inet {} internet {{ \"{}\" }}\n", self.table(), self.link(slot));
@@ -114,6 +145,11 @@ impl Slots {
 
     /// Gives a slot back. It is removed, and its number rests for a while.
     pub async fn release(&self, slot: Slot) {
+        self.retire(slot).await;
+        self.lock().used -= 1;
+    }
+
+    async fn retire(&self, slot: Slot) {
         debug_assert!(self.lock().taken.contains(&slot.0), "a slot is released by who has it");
         if let Err(error) = self.remove(slot).await {
             // It stays taken, so that nobody gets it; the next start removes it.
@@ -218,7 +254,7 @@ impl Slots {
         format!("\"{}\" . {} . {}", self.link(slot), self.address(slot).guest, Self::mac(slot))
     }
 
-    fn reserve(&self) -> Result<Slot> {
+    fn reserve(&self) -> Result<Reserved> {
         let mut state = self.lock();
         let rested =
             state.quarantined.front().filter(|(since, _)| since.elapsed() >= QUARANTINE).map(|(_, number)| *number);
@@ -235,6 +271,11 @@ impl Slots {
             while in_use(&number) {
                 number += 1;
             }
+            if number > MAX_SLOTS
+                && let Some((since, _)) = state.quarantined.front()
+            {
+                return Ok(Reserved::Rests(QUARANTINE.saturating_sub(since.elapsed())));
+            }
             if number > MAX_SLOTS {
                 let message = format!("all {MAX_SLOTS} network addresses of this host are in use");
                 return Err(Error::quota(Reason::CapacityExceeded, "host", message));
@@ -243,15 +284,21 @@ impl Slots {
             number
         };
         state.taken.insert(number);
-        Ok(Slot(number))
+        Ok(Reserved::Slot(Slot(number)))
     }
 
     async fn make(&self) -> Result<Slot> {
-        let slot = self.reserve()?;
+        let slot = loop {
+            match self.reserve()? {
+                Reserved::Slot(slot) => break slot,
+                // Only a host that is full waits here.
+                Reserved::Rests(left) => tokio::time::sleep(left).await,
+            }
+        };
         match self.build(slot).await {
             Ok(()) => Ok(slot),
             Err(error) => {
-                self.release(slot).await;
+                self.retire(slot).await;
                 Err(error.while_doing("making a network slot"))
             }
         }

@@ -9,8 +9,9 @@ use super::{
     Entry, PREFIX, Sandboxes,
     live::Live,
     record::{End, Execution, Record, State},
+    warm::{self, MemberRecord},
 };
-use crate::{route::pool::Pool, store::scan_all};
+use crate::store::scan_all;
 
 impl Sandboxes {
     /// Takes over every sandbox that runs, ends what an earlier server left in
@@ -18,12 +19,16 @@ impl Sandboxes {
     pub async fn adopt(self: &Arc<Self>) -> Result<()> {
         let records: Vec<(String, Record)> = scan_all(&*self.store, PREFIX).await?;
         let entries: Vec<_> = records.into_iter().map(|(_, record)| Entry::new(record, true)).collect();
+        let members: Vec<(String, MemberRecord)> = scan_all(&*self.store, warm::PREFIX).await?;
+        let members: Vec<_> = members.into_iter().map(|(_, member)| member).collect();
         let held = entries.iter().filter_map(|entry| {
             let record = entry.record();
             Some((record.execution()?.slot(), record.spec.internet))
         });
-        self.slots.adopt(&held.collect::<Vec<_>>()).await?;
-        self.remove_unknown(&entries).await?;
+        let waiting = members.iter().map(|member| (member.execution.slot(), member.shape.kind.internet));
+        self.boots.slots.adopt(&held.chain(waiting).collect::<Vec<_>>()).await?;
+        self.remove_unknown(&entries, &members).await?;
+        self.warm.adopt(members).await?;
         for entry in entries {
             self.deadlines.note(&entry.record());
             self.insert(entry.clone());
@@ -32,12 +37,13 @@ impl Sandboxes {
         Ok(())
     }
 
-    async fn remove_unknown(&self, entries: &[Arc<Entry>]) -> Result<()> {
-        let known: BTreeSet<_> =
-            entries.iter().filter_map(|entry| Some(entry.record().execution()?.id.clone())).collect();
-        for execution in self.engine.executions().await?.difference(&known) {
+    async fn remove_unknown(&self, entries: &[Arc<Entry>], members: &[MemberRecord]) -> Result<()> {
+        let sandboxes = entries.iter().filter_map(|entry| Some(entry.record().execution()?.id.clone()));
+        let members = members.iter().map(|member| member.execution.id.clone());
+        let known: BTreeSet<_> = sandboxes.chain(members).collect();
+        for execution in self.boots.engine.executions().await?.difference(&known) {
             tracing::warn!(execution, "removing an execution that has no record");
-            if let Err(error) = self.engine.destroy(execution).await {
+            if let Err(error) = self.boots.engine.destroy(execution).await {
                 tracing::error!(execution, %error, "an execution without record was not removed");
             }
         }
@@ -67,9 +73,9 @@ impl Sandboxes {
     }
 
     async fn take_over(&self, record: &Record, execution: Execution) -> Result<Option<Arc<Live>>> {
-        let Some(process) = self.engine.adopt(&execution.id).await? else { return Ok(None) };
-        let pool = Pool::new(self.slots.address(execution.slot()), &execution.secret)?;
-        Ok(Some(Arc::new(Live::new(record.id.clone(), record.incarnation, execution, pool, process))))
+        let Some(started) = self.boots.adopt(&execution).await? else { return Ok(None) };
+        let live = Live::new(record.id.clone(), record.incarnation, execution, started.agent, started.process);
+        Ok(Some(Arc::new(live)))
     }
 
     async fn finish(self: &Arc<Self>, entry: &Arc<Entry>, end: End, reason: &str) {

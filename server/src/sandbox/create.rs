@@ -7,22 +7,22 @@ use nullspace_proto::{Error, Reason, Result, id};
 
 use super::{
     Entry, Sandboxes, Wanted,
+    boot::{Plan, Started, hostname},
     live::Live,
-    record::{End, Execution, Record, Spec},
+    record::{Before, End, Execution, Record},
+    warm::{Member, MemberRecord},
 };
-use crate::{
-    route::pool::Pool,
-    runtime::{Launch, assets::Template},
-    store::{
-        decode, encode,
-        idempotency::{Begin, Ticket},
-    },
+use crate::store::{
+    Write, decode, encode,
+    idempotency::{Begin, Ticket},
 };
 
 /// How long making a sandbox may take.
 const CREATE_LIMIT: Duration = Duration::from_secs(60);
 /// How long its agent may take to answer.
 const ASSIGN_LIMIT: Duration = Duration::from_secs(20);
+/// The same for one that listens already: another is started after this.
+const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 
 impl Sandboxes {
     /// Makes a sandbox and answers when it runs. It is made whether or not the
@@ -47,30 +47,29 @@ impl Sandboxes {
     }
 
     async fn make(self: Arc<Self>, owner: String, wanted: Wanted, ticket: Ticket) -> Result<Arc<Record>> {
-        let (spec, template) = self.resolve(wanted)?;
-        let agent = self.assets.agent()?;
-        let slot = self.slots.take(spec.internet).await?;
-        let execution = Execution { id: id::ulid(), slot: slot.number(), secret: random_secret()? };
-        let record = Record::creating(id::sandbox(), owner, spec, execution.clone(), CREATE_LIMIT);
-        let entry = Entry::new(record.clone(), false);
+        let (spec, plan) = self.resolve(wanted)?;
+        let _turn = self.warm.begin(&plan.shape.kind);
+        let member = self.warm.take(&plan.shape);
+        let execution = match &member {
+            Some(member) => member.record.execution.clone(),
+            None => self.reserve(plan.shape.kind.internet).await?,
+        };
+        let entry = Entry::new(Record::creating(id::sandbox(), owner, spec, execution, CREATE_LIMIT), false);
         let change = entry.change.lock().await;
-        if let Err(error) = self.commit(&entry, record.clone(), None).await {
-            self.slots.release(slot).await;
-            return Err(error);
-        }
+        let member = self.begin(&entry, member).await?;
         self.insert(entry.clone());
-        let launch = self.launch(&record.spec, &execution, template, agent);
-        let live = match self.start(&record, execution.clone(), &launch).await {
+        let live = match self.start(&entry, &plan, member).await {
             Ok(live) => live,
             Err(error) => {
                 drop(change);
+                let id = entry.record().id.clone();
                 if let Err(error) = self.clone().end(&entry, End::Failed, error.message()).await {
-                    tracing::error!(sandbox = record.id, %error, "a sandbox that did not start was not removed");
+                    tracing::error!(sandbox = id, %error, "a sandbox that did not start was not removed");
                 }
-                return Err(error.with("sandbox_id", &record.id));
+                return Err(error.with("sandbox_id", id));
             }
         };
-        let running = record.running(execution);
+        let running = entry.record().running(live.execution.clone());
         let answer = encode(&running)?;
         match self.commit(&entry, running, ticket.outcome(answer)?).await {
             Ok(record) => {
@@ -85,48 +84,94 @@ impl Sandboxes {
         }
     }
 
-    async fn start(&self, record: &Record, execution: Execution, launch: &Launch) -> Result<Arc<Live>> {
-        let process = self.engine.create(launch).await?;
-        let address = self.slots.address(execution.slot());
-        let pool = Pool::new(address, &execution.secret)?;
-        let live = Live::new(record.id.clone(), record.incarnation, execution, pool, process);
-        live.assign(&record.spec, &hostname(&live.execution.id), ASSIGN_LIMIT).await?;
-        Ok(Arc::new(live))
-    }
-
-    fn launch(&self, spec: &Spec, execution: &Execution, template: Template, agent: std::path::PathBuf) -> Launch {
-        Launch {
-            execution: execution.id.clone(),
-            template,
-            agent,
-            vcpus: spec.vcpus,
-            memory_mib: spec.memory_mib,
-            disk_mib: spec.disk_mib,
-            netns: self.slots.netns(execution.slot()),
-            control: self.control(spec, execution),
+    /// An execution that has a slot. One that the pool holds is no reason to
+    /// refuse a sandbox.
+    async fn reserve(&self, internet: bool) -> Result<Execution> {
+        loop {
+            match self.boots.reserve(internet).await {
+                Err(error) if error.reason() == Reason::CapacityExceeded => {
+                    if !self.warm.make_room().await {
+                        return Err(error);
+                    }
+                }
+                reserved => return reserved,
+            }
         }
     }
 
-    /// What the agent finds in its control directory.
-    fn control(&self, spec: &Spec, execution: &Execution) -> Vec<(&'static str, String)> {
-        // Short, and another for each execution.
-        let hostname = hostname(&execution.id);
-        let resolv_conf = if spec.internet { self.slots.resolv_conf() } else { String::new() };
-        vec![
-            ("execution_id", execution.id.clone()),
-            ("secret", execution.secret.clone()),
-            ("hosts", format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {hostname}\n")),
-            ("hostname", format!("{hostname}\n")),
-            ("resolv.conf", resolv_conf),
-            ("machine-id", machine_id(&execution.id)),
-        ]
+    /// Writes the first record. A member's record becomes the sandbox's in the
+    /// same commit, so that at any moment exactly one of them has the execution.
+    async fn begin(&self, entry: &Entry, member: Option<Member>) -> Result<Option<Member>> {
+        let record = (*entry.record()).clone();
+        let committed = match &member {
+            Some(member) => {
+                let (taken, from) = (Write::Delete(member.record.key()), member.record.stored()?);
+                self.commit_with(entry, record, vec![from], [taken]).await
+            }
+            None => self.commit(entry, record.clone(), None).await,
+        };
+        match (committed, member) {
+            (Ok(_), member) => Ok(member),
+            (Err(error), Some(member)) => {
+                self.warm.discard(member.record);
+                Err(error)
+            }
+            (Err(error), None) => {
+                if let Some(execution) = entry.record().execution() {
+                    self.boots.slots.release(execution.slot()).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the sandbox's execution, unless it was a member of the pool, and
+    /// tells its agent what it is part of.
+    async fn start(&self, entry: &Entry, plan: &Plan, member: Option<Member>) -> Result<Arc<Live>> {
+        if let Some(member) = member {
+            let Member { record: member, started, .. } = member;
+            match self.claim(&entry.record(), member.execution.clone(), started).await {
+                Ok(live) => return Ok(live),
+                Err(error) => {
+                    tracing::warn!(execution = member.execution.id, %error, "a ready sandbox cannot be used");
+                    self.replace(entry, plan, member).await?;
+                }
+            }
+        }
+        let record = entry.record();
+        let execution = record.execution().cloned().ok_or_else(|| Error::internal("nothing is being started"))?;
+        let started = self.boots.start(plan, &execution).await?;
+        assign(&record, execution, started, ASSIGN_LIMIT).await
+    }
+
+    /// Gives an unusable member back, to be removed, for an execution that is yet
+    /// to be started.
+    async fn replace(&self, entry: &Entry, plan: &Plan, member: MemberRecord) -> Result<()> {
+        let execution = self.reserve(plan.shape.kind.internet).await?;
+        let slot = execution.slot();
+        let record = entry.record().created_from(execution, CREATE_LIMIT);
+        if let Err(error) = self.commit(entry, record, Some(member.put()?)).await {
+            self.boots.slots.release(slot).await;
+            return Err(error);
+        }
+        self.warm.discard(member);
+        Ok(())
+    }
+
+    /// Makes a member the sandbox's. What it used while it waited is not the
+    /// sandbox's use.
+    async fn claim(&self, record: &Record, mut execution: Execution, started: Started) -> Result<Arc<Live>> {
+        let usage = self.boots.engine.usage(&execution.id).await?;
+        let (received, sent) = self.boots.slots.traffic(execution.slot());
+        execution.before = Before { cpu_nanoseconds: usage.cpu_nanoseconds, received, sent };
+        assign(record, execution, started, CLAIM_LIMIT).await
     }
 
     /// Lets a running sandbox take calls, and notices its death.
     pub(super) fn watch(self: &Arc<Self>, entry: &Arc<Entry>, live: Arc<Live>) {
         entry.set_live(Some(live.clone()));
         let memory_mib = entry.record().spec.memory_mib;
-        self.tasks.spawn(live.clone().watch_memory(self.engine.clone(), memory_mib));
+        self.tasks.spawn(live.clone().watch_memory(self.boots.engine.clone(), memory_mib));
         let (this, entry) = (self.clone(), entry.clone());
         self.tasks.spawn(async move {
             tokio::select! {
@@ -144,19 +189,8 @@ impl Sandboxes {
     }
 }
 
-fn hostname(id: &str) -> String {
-    let tail = id.len().saturating_sub(10);
-    format!("sandbox-{}", &id[tail..])
-}
-
-/// 32 hexadecimal digits, its own for each execution.
-fn machine_id(execution: &str) -> String {
-    use sha2::Digest as _;
-    format!("{}\n", hex::encode(&sha2::Sha256::digest(execution)[..16]))
-}
-
-fn random_secret() -> Result<String> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random bytes: {error}")))?;
-    Ok(hex::encode(bytes))
+async fn assign(record: &Record, execution: Execution, started: Started, limit: Duration) -> Result<Arc<Live>> {
+    let live = Live::new(record.id.clone(), record.incarnation, execution, started.agent, started.process);
+    live.assign(&record.spec, &hostname(&live.execution.id), limit).await?;
+    Ok(Arc::new(live))
 }

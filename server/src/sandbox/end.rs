@@ -40,12 +40,12 @@ impl Sandboxes {
         }
         let execution = record.execution().cloned();
         if let Some(execution) = &execution {
-            self.engine.destroy(&execution.id).await?;
+            self.boots.engine.destroy(&execution.id).await?;
         }
         let ended = self.commit(entry, record.ended(end), None).await?;
         // Only now: a record that names a slot must be the only one that has it.
         if let Some(execution) = execution {
-            self.slots.release(execution.slot()).await;
+            self.boots.slots.release(execution.slot()).await;
         }
         Ok(ended)
     }

@@ -16,7 +16,10 @@ use nullspace_proto::{
 };
 use tonic::Request;
 
-use super::record::{Execution, Spec};
+use super::{
+    boot::AGENT_RETRY,
+    record::{Execution, Spec},
+};
 use crate::{
     route::pool::{AgentChannel, Pool},
     runtime::{Engine, process::Process},
@@ -26,8 +29,6 @@ use crate::{
 const AGENT_CALL: Duration = Duration::from_secs(5);
 /// Memory that stays near the limit is told of this often.
 const PRESSURE_PAUSE: Duration = Duration::from_secs(1);
-/// How often a starting agent is tried.
-const ASSIGN_RETRY: Duration = Duration::from_millis(3);
 
 /// What the server holds of a running sandbox.
 pub struct Live {
@@ -80,7 +81,7 @@ impl Live {
                 match self.agent().assign(request).await {
                     Ok(_) => return Ok(()),
                     Err(status) if Error::reason_of(&status) == Some(Reason::AgentUnreachable) => {
-                        tokio::time::sleep(ASSIGN_RETRY).await
+                        tokio::time::sleep(AGENT_RETRY).await
                     }
                     Err(status) => return Err(Error::from(status).while_doing("assigning the agent")),
                 }
@@ -108,7 +109,8 @@ impl Live {
     /// Processor use since the sample before, in percent of one processor.
     pub fn cpu_percent(&self, now: SystemTime, cpu_nanoseconds: u64, since: SystemTime) -> f64 {
         let mut last = self.last_cpu.lock().unwrap_or_else(PoisonError::into_inner);
-        let (then, before) = last.replace((now, cpu_nanoseconds)).unwrap_or((since, 0));
+        let (then, before) =
+            last.replace((now, cpu_nanoseconds)).unwrap_or((since, self.execution.before.cpu_nanoseconds));
         let elapsed = now.duration_since(then).unwrap_or_default().as_nanos();
         if elapsed == 0 { 0.0 } else { cpu_nanoseconds.saturating_sub(before) as f64 * 100.0 / elapsed as f64 }
     }

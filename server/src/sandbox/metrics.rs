@@ -70,9 +70,10 @@ impl Sandboxes {
 
     async fn sample(&self, entry: &Entry) -> Result<Option<Sample>> {
         let Some(live) = entry.live() else { return Ok(None) };
-        let (stats, usage) = (live.stats().await?, self.engine.usage(&live.execution.id).await?);
+        let (stats, usage) = (live.stats().await?, self.boots.engine.usage(&live.execution.id).await?);
         let (at, record) = (SystemTime::now(), entry.record());
-        let (received, sent) = self.slots.traffic(live.execution.slot());
+        let (received, sent) = self.boots.slots.traffic(live.execution.slot());
+        let before = live.execution.before;
         Ok(Some(Sample {
             at,
             cpu_percent: live.cpu_percent(at, usage.cpu_nanoseconds, record.started_at.unwrap_or(at)),
@@ -81,8 +82,8 @@ impl Sandboxes {
             memory_total: stats.memory_total_bytes,
             disk_used: stats.disk_used_bytes,
             disk_total: stats.disk_total_bytes,
-            received,
-            sent,
+            received: received.saturating_sub(before.received),
+            sent: sent.saturating_sub(before.sent),
         }))
     }
 

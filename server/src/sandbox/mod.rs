@@ -3,6 +3,7 @@
 //! sandbox happens at a time.
 
 mod adopt;
+mod boot;
 mod create;
 mod deadlines;
 mod end;
@@ -11,6 +12,7 @@ pub mod live;
 pub mod metrics;
 pub mod record;
 pub mod run_once;
+pub mod warm;
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +27,12 @@ use nullspace_proto::{Error, Reason, Result, id};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    boot::{Boots, Kind, Plan},
     deadlines::Deadlines,
     live::Live,
     metrics::Samples,
     record::{Record, Spec, State},
+    warm::WarmPool,
 };
 use crate::{
     runtime::{Engine, assets::Assets, network::Slots},
@@ -46,9 +50,8 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 pub struct Sandboxes {
     store: Arc<dyn Store>,
     idempotency: Arc<Idempotency>,
-    engine: Arc<dyn Engine>,
-    assets: Assets,
-    slots: Arc<Slots>,
+    boots: Boots,
+    warm: Arc<WarmPool>,
     /// By id, which is by time of creation.
     entries: RwLock<BTreeMap<String, Arc<Entry>>>,
     deadlines: Deadlines,
@@ -100,17 +103,20 @@ impl Sandboxes {
         engine: Arc<dyn Engine>,
         assets: Assets,
         slots: Arc<Slots>,
+        pool: warm::Settings,
     ) -> Arc<Self> {
+        let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+        let boots = Boots { engine, assets, slots };
+        let warm = WarmPool::new(store.clone(), boots.clone(), pool, tasks.clone(), stopping.clone());
         Arc::new(Self {
             store,
             idempotency,
-            engine,
-            assets,
-            slots,
+            boots,
+            warm,
             entries: RwLock::default(),
             deadlines: Deadlines::default(),
-            tasks: TaskTracker::new(),
-            stopping: CancellationToken::new(),
+            tasks,
+            stopping,
         })
     }
 
@@ -182,12 +188,22 @@ impl Sandboxes {
 
     /// Templates, for capabilities.
     pub fn assets(&self) -> &Assets {
-        &self.assets
+        &self.boots.assets
     }
 
     /// The engine, for capabilities.
     pub fn engine(&self) -> &dyn Engine {
-        &*self.engine
+        &*self.boots.engine
+    }
+
+    /// Sandboxes at once, for capabilities.
+    pub fn max(&self) -> usize {
+        self.boots.slots.max()
+    }
+
+    /// Keeps the warm pool until the server stops.
+    pub async fn keep_warm(&self) {
+        self.warm.clone().keep().await;
     }
 
     /// Takes no new work, and ends the streams into sandboxes: clients attach
@@ -205,8 +221,9 @@ impl Sandboxes {
     pub async fn close(&self) {
         self.tasks.close();
         self.tasks.wait().await;
-        self.slots.close().await;
-        if let Err(error) = self.engine.close().await {
+        self.warm.empty().await;
+        self.boots.slots.close().await;
+        if let Err(error) = self.boots.engine.close().await {
             tracing::error!(%error, "the engine was not closed");
         }
     }
@@ -232,15 +249,26 @@ impl Sandboxes {
 
     /// Writes a record, and believes it then. The caller holds `change`.
     async fn commit(&self, entry: &Entry, record: Record, also: Option<Write>) -> Result<Arc<Record>> {
+        self.commit_with(entry, record, vec![], also).await
+    }
+
+    /// The same, if further conditions hold and with further writes.
+    async fn commit_with(
+        &self,
+        entry: &Entry,
+        record: Record,
+        mut conditions: Vec<Condition>,
+        also: impl IntoIterator<Item = Write>,
+    ) -> Result<Arc<Record>> {
         let key = format!("{PREFIX}{}", record.id);
-        let condition = if entry.stored.load(Ordering::Acquire) {
+        conditions.push(if entry.stored.load(Ordering::Acquire) {
             Condition::Equals(key.clone(), encode(&*entry.record())?)
         } else {
             Condition::Absent(key.clone())
-        };
+        });
         let mut writes = vec![Write::Put(key, encode(&record)?)];
         writes.extend(also);
-        if !self.store.commit(vec![condition], writes).await? {
+        if !self.store.commit(conditions, writes).await? {
             return Err(Error::internal(format!("the record of sandbox {} was changed by somebody else", record.id)));
         }
         entry.stored.store(true, Ordering::Release);
@@ -293,13 +321,14 @@ pub struct Wanted {
 }
 
 impl Sandboxes {
-    fn resolve(&self, wanted: Wanted) -> Result<(Spec, crate::runtime::assets::Template)> {
-        let template = self.assets.template(&wanted.template)?;
+    fn resolve(&self, wanted: Wanted) -> Result<(Spec, Plan)> {
+        let plan = self.boots.plan(wanted.kind())?;
+        let template = &plan.template;
         let cwd_chosen = !wanted.cwd.is_empty();
         let spec = Spec {
             template: wanted.template,
             template_digest: template.digest.clone(),
-            engine: self.engine.name().to_owned(),
+            engine: plan.shape.engine.clone(),
             vcpus: wanted.vcpus,
             memory_mib: wanted.memory_mib,
             disk_mib: wanted.disk_mib,
@@ -311,6 +340,18 @@ impl Sandboxes {
             internet: wanted.internet,
             ephemeral: wanted.ephemeral,
         };
-        Ok((spec, template))
+        Ok((spec, plan))
+    }
+}
+
+impl Wanted {
+    fn kind(&self) -> Kind {
+        Kind {
+            template: self.template.clone(),
+            vcpus: self.vcpus,
+            memory_mib: self.memory_mib,
+            disk_mib: self.disk_mib,
+            internet: self.internet,
+        }
     }
 }

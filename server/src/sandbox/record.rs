@@ -125,6 +125,27 @@ pub struct Execution {
     pub slot: u32,
     /// What its agent asks of the server.
     pub secret: String,
+    /// What it had used before the sandbox had it.
+    #[serde(default, skip_serializing_if = "Before::is_nothing")]
+    pub before: Before,
+}
+
+/// What an execution used while it waited in the warm pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Processor time in nanoseconds.
+    pub cpu_nanoseconds: u64,
+    /// Bytes.
+    pub received: u64,
+    /// Bytes.
+    pub sent: u64,
+}
+
+impl Before {
+    // Records of an earlier release have no such field, and must stay as they are.
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Execution {
@@ -151,6 +172,11 @@ impl Record {
             started_at: None,
             ended_at: None,
         }
+    }
+
+    /// It is being made from another execution.
+    pub fn created_from(&self, execution: Execution, limit: Duration) -> Self {
+        Self { state: State::Creating { execution, deadline: SystemTime::now() + limit }, ..self.clone() }
     }
 
     /// It runs now, and its life begins.

@@ -30,6 +30,7 @@ const END: Duration = Duration::from_secs(40);
 pub struct Gvisor {
     runsc: PathBuf,
     version: String,
+    digest: String,
     data: PathBuf,
     groups: cgroup::Groups,
 }
@@ -47,7 +48,8 @@ impl Gvisor {
         } else {
             version.to_owned()
         };
-        let engine = Self { runsc, version, data: data.to_owned(), groups: cgroup::Groups::new(instance) };
+        let digest = digest.to_owned();
+        let engine = Self { runsc, version, digest, data: data.to_owned(), groups: cgroup::Groups::new(instance) };
         for directory in [engine.state(), engine.overlays(), engine.directories()] {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
             made.map_err(|error| Error::internal(format!("{}: {error}", directory.display())))?;
@@ -147,6 +149,10 @@ impl Engine for Gvisor {
 
     fn version(&self) -> &str {
         &self.version
+    }
+
+    fn digest(&self) -> &str {
+        &self.digest
     }
 
     async fn create(&self, launch: &Launch) -> Result<Process> {
