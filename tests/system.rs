@@ -6,7 +6,7 @@ use nullspace_proto::{
     Reason, id, policy,
     v1::{
         CreateApiKeyRequest, GetCapabilitiesRequest, GetVersionRequest, ListApiKeysRequest, ListSandboxesRequest,
-        RevokeApiKeyRequest, WhoAmIRequest,
+        RevokeApiKeyRequest, RotateApiKeyRequest, WhoAmIRequest,
     },
 };
 use nullspace_tests::{Api, Result, Server, eventually, refused};
@@ -104,6 +104,83 @@ async fn a_key_gives_no_more_than_it_has() -> Result {
     for scope in policy::scopes() {
         api.system().create_api_key(make(&[scope])).await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rotated_key_has_a_successor_and_a_grace() -> Result {
+    let api = Api::shared().await?;
+    let make = CreateApiKeyRequest {
+        name: "deploy".into(),
+        scopes: vec!["key.write".into(), "sandbox.read".into()],
+        lifetime: Some(prost_types::Duration { seconds: 3_600, nanos: 0 }),
+        ..Default::default()
+    };
+    let made = api.system().create_api_key(make).await?.into_inner();
+    let (first, holder) = (made.key.unwrap(), api.with_key(Some(&made.secret_key))?);
+    // A holder of key.write rotates its own; it names nothing but the grace.
+    let request = RotateApiKeyRequest {
+        idempotency_key: id::request(),
+        grace: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+        ..Default::default()
+    };
+    let rotated = holder.system().rotate_api_key(request.clone()).await?.into_inner();
+    let second = rotated.key.clone().unwrap();
+    assert!(rotated.secret_key != made.secret_key && rotated.secret_key.starts_with(&second.prefix));
+    assert!(!format!("{rotated:?}").contains(&rotated.secret_key), "debug output shows a secret");
+    assert_eq!((&second.name, &second.owner, &second.scopes), (&first.name, &first.owner, &first.scopes));
+    assert_eq!((second.expires_at, &second.rotated_from), (first.expires_at, &first.id));
+
+    // Both are valid for the grace, and a repetition answers the same.
+    let successor = api.with_key(Some(&rotated.secret_key))?;
+    assert_eq!(successor.system().who_am_i(WhoAmIRequest {}).await?.into_inner().key, Some(second.clone()));
+    let old = holder.system().who_am_i(WhoAmIRequest {}).await?.into_inner().key.unwrap();
+    assert_eq!((&old.rotated_to, old.expires_at != first.expires_at), (&second.id, true));
+    assert_eq!(holder.system().rotate_api_key(request.clone()).await?.into_inner(), rotated);
+    let other = RotateApiKeyRequest { grace: None, ..request };
+    refused(holder.system().rotate_api_key(other).await, Reason::IdempotencyKeyReused);
+    let named = |id: &str| RotateApiKeyRequest { key_id: id.into(), ..Default::default() };
+    refused(api.system().rotate_api_key(named(&first.id)).await, Reason::ApiKeyEnded);
+    eventually("the grace ends", std::time::Duration::from_secs(10), async || {
+        Ok(holder.system().who_am_i(WhoAmIRequest {}).await.is_err())
+    })
+    .await?;
+    refused(holder.system().who_am_i(WhoAmIRequest {}).await, Reason::ApiKeyInvalid);
+
+    // Without a grace it ends at once.
+    let third = api.system().rotate_api_key(named(&second.id)).await?.into_inner();
+    refused(successor.system().who_am_i(WhoAmIRequest {}).await, Reason::ApiKeyInvalid);
+    api.with_key(Some(&third.secret_key))?.system().who_am_i(WhoAmIRequest {}).await?;
+    let third = third.key.unwrap().id;
+    api.system().revoke_api_key(RevokeApiKeyRequest { key_id: third.clone() }).await?;
+    refused(api.system().rotate_api_key(named(&third)).await, Reason::ApiKeyEnded);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rotation_gives_no_more_than_the_caller_has() -> Result {
+    let api = Api::shared().await?;
+    let make = |scopes: &[&str], owner: &str| CreateApiKeyRequest {
+        scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+        owner: owner.into(),
+        ..Default::default()
+    };
+    let named = |id: &str| RotateApiKeyRequest { key_id: id.into(), ..Default::default() };
+    let wide = api.system().create_api_key(make(&["sandbox.write"], "")).await?.into_inner().key.unwrap();
+    let narrow = api.system().create_api_key(make(&["key.write"], "")).await?.into_inner().secret_key;
+    refused(api.with_key(Some(&narrow))?.system().rotate_api_key(named(&wide.id)).await, Reason::ScopeMissing);
+    let reader = api.system().create_api_key(make(&["key.read"], "")).await?.into_inner().secret_key;
+    refused(api.with_key(Some(&reader))?.system().rotate_api_key(named("")).await, Reason::ScopeMissing);
+    let other = api.system().create_api_key(make(&["key.read"], "someone-else")).await?.into_inner().key.unwrap();
+    refused(api.system().rotate_api_key(named(&other.id)).await, Reason::ApiKeyNotFound);
+    let grace =
+        |seconds| RotateApiKeyRequest { grace: Some(prost_types::Duration { seconds, nanos: 0 }), ..named(&wide.id) };
+    for seconds in [-1, 7 * 86_400 + 1] {
+        refused(api.system().rotate_api_key(grace(seconds)).await, Reason::InvalidRequest);
+    }
+    let (mut one, mut two) = (api.system(), api.system());
+    let (one, two) = tokio::join!(one.rotate_api_key(grace(60)), two.rotate_api_key(grace(60)));
+    assert_eq!(one.is_ok() as u8 + two.is_ok() as u8, 1, "one key has one successor");
     Ok(())
 }
 

@@ -126,5 +126,7 @@ pub const INPUT_WINDOW: usize = 1 << 20;
 pub const INPUT_CLIENTS: usize = 16;
 /// Commands that an agent remembers.
 pub const MAX_COMMANDS: usize = 65_536;
+/// Longest time that a rotated API key stays valid.
+pub const MAX_KEY_GRACE: Duration = Duration::from_secs(7 * 86_400);
 /// Age of an API key at its end.
 pub const MAX_KEY_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);

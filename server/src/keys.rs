@@ -47,6 +47,12 @@ pub struct KeyRecord {
     pub expires_at: Option<SystemTime>,
     /// When it was revoked, if it was.
     pub revoked_at: Option<SystemTime>,
+    /// The key whose place it took.
+    #[serde(default)]
+    pub rotated_from: Option<String>,
+    /// The key that took its place.
+    #[serde(default)]
+    pub rotated_to: Option<String>,
 }
 
 impl KeyRecord {
@@ -60,6 +66,32 @@ impl KeyRecord {
             return Ok(());
         }
         Err(Error::new(Reason::ScopeMissing, format!("this key lacks the scope {scope}")).with("scope", scope))
+    }
+
+    /// Refuses unless it holds all of `scopes`.
+    fn require_to_give(&self, scopes: &[String]) -> Result<()> {
+        let Some(scope) = scopes.iter().find(|scope| !self.holds(scope)) else { return Ok(()) };
+        Err(Error::new(Reason::ScopeMissing, format!("a key without {scope} cannot give it")).with("scope", scope))
+    }
+
+    /// Makes the key `next` take its place, and ends it after `grace`.
+    fn rotated(&self, next: &str, grace: Duration) -> Self {
+        let end = SystemTime::now() + grace;
+        let end = self.expires_at.map_or(end, |own| own.min(end));
+        Self { expires_at: Some(end), rotated_to: Some(next.to_owned()), ..self.clone() }
+    }
+
+    /// Refuses unless another key may take its place.
+    fn may_rotate(&self) -> Result<()> {
+        if let Some(next) = &self.rotated_to {
+            let message = format!("API key {} was rotated before; {next} took its place", self.id);
+            return Err(Error::wrong_state(Reason::ApiKeyEnded, &self.id, message).with("rotated_to", next));
+        }
+        if self.is_valid() {
+            return Ok(());
+        }
+        let message = format!("API key {} was revoked or has expired", self.id);
+        Err(Error::wrong_state(Reason::ApiKeyEnded, &self.id, message))
     }
 
     fn is_valid(&self) -> bool {
@@ -87,6 +119,8 @@ pub struct ApiKeys {
     secret: [u8; 32],
     /// By the hash of the key.
     keys: RwLock<HashMap<String, Arc<KeyRecord>>>,
+    /// Held while a key is changed.
+    change: tokio::sync::Mutex<()>,
 }
 
 impl ApiKeys {
@@ -94,7 +128,7 @@ impl ApiKeys {
     pub async fn open(store: Arc<dyn Store>, idempotency: Arc<Idempotency>, secret: [u8; 32]) -> Result<Self> {
         let records: Vec<(String, KeyRecord)> = scan_all(&*store, PREFIX).await?;
         let keys = records.into_iter().map(|(_, record)| (record.hash.clone(), Arc::new(record))).collect();
-        Ok(Self { store, idempotency, secret, keys: RwLock::new(keys) })
+        Ok(Self { store, idempotency, secret, keys: RwLock::new(keys), change: tokio::sync::Mutex::default() })
     }
 
     /// Makes the first key, if there is none. `deliver` puts it where clients
@@ -111,7 +145,7 @@ impl ApiKeys {
         };
         let (record, secret) = self.derive(id::api_key(), spec);
         deliver(&secret)?;
-        self.commit(record, None).await
+        self.commit(vec![record], None).await
     }
 
     /// Finds the valid key of a call.
@@ -137,8 +171,40 @@ impl ApiKeys {
         };
         let (record, secret) = self.derive(id::api_key(), spec);
         let outcome = ticket.outcome(record.id.clone().into_bytes())?;
-        self.commit(record.clone(), outcome).await?;
+        self.commit(vec![record.clone()], outcome).await?;
         Ok((record, secret))
+    }
+
+    /// Makes a key that takes the place of the key `id`, which ends after `grace`.
+    /// An empty id is that of the caller's own.
+    pub async fn rotate(
+        &self,
+        by: &KeyRecord,
+        key: &str,
+        canonical: &[u8],
+        id: &str,
+        grace: Duration,
+    ) -> Result<(KeyRecord, String)> {
+        let id = if id.is_empty() { &by.id } else { id };
+        let ticket = match self.idempotency.begin(&by.owner, "RotateApiKey", key, canonical).await? {
+            Begin::Answered(id) => {
+                let (record, secret) = self.again(&String::from_utf8_lossy(&id))?;
+                // The key of this call need not be that of the first.
+                by.require_to_give(&record.scopes)?;
+                return Ok((record, secret));
+            }
+            Begin::First(ticket) => ticket,
+        };
+        let _change = self.change.lock().await;
+        let old = self.find(id).filter(|record| record.owner == by.owner).ok_or_else(|| unknown(id))?;
+        old.may_rotate()?;
+        let KeyRecord { name, scopes, owner, .. } = old.clone();
+        let spec = Self::allowed(by, KeySpec { name, scopes, owner, lifetime: None })?;
+        let (record, secret) = self.derive(id::api_key(), spec);
+        let new = KeyRecord { expires_at: old.expires_at, rotated_from: Some(old.id.clone()), ..record };
+        let outcome = ticket.outcome(new.id.clone().into_bytes())?;
+        self.commit(vec![old.rotated(&new.id, grace), new.clone()], outcome).await?;
+        Ok((new, secret))
     }
 
     /// The keys of an owner, newest first, after the key `after`.
@@ -153,10 +219,11 @@ impl ApiKeys {
 
     /// Ends a key at once.
     pub async fn revoke(&self, owner: &str, id: &str) -> Result<KeyRecord> {
+        let _change = self.change.lock().await;
         let mut record = self.find(id).filter(|record| record.owner == owner).ok_or_else(|| unknown(id))?;
         if record.revoked_at.is_none() {
             record.revoked_at = Some(SystemTime::now());
-            self.commit(record.clone(), None).await?;
+            self.commit(vec![record.clone()], None).await?;
         }
         Ok(record)
     }
@@ -176,11 +243,8 @@ impl ApiKeys {
                     format!("{scope:?} is not one of *, {}", known.join(", ")),
                 ));
             }
-            if !by.holds(scope) {
-                return Err(Error::new(Reason::ScopeMissing, format!("a key without {scope} cannot give it"))
-                    .with("scope", scope));
-            }
         }
+        by.require_to_give(&spec.scopes)?;
         if spec.owner != by.owner {
             by.require(ALL_SCOPES)?;
         }
@@ -210,6 +274,8 @@ impl ApiKeys {
             created_at: now,
             expires_at: spec.lifetime.map(|lifetime| now + lifetime),
             revoked_at: None,
+            rotated_from: None,
+            rotated_to: None,
         };
         (record, secret)
     }
@@ -218,11 +284,13 @@ impl ApiKeys {
         format!("{SECRET_PREFIX}{}", hex::encode(derive_secret(&self.secret, &format!("api key {id}"))))
     }
 
-    async fn commit(&self, record: KeyRecord, outcome: Option<Write>) -> Result<()> {
-        let mut writes = vec![Write::put_record(format!("{PREFIX}{}", record.id), &record)?];
+    async fn commit(&self, records: Vec<KeyRecord>, outcome: Option<Write>) -> Result<()> {
+        let writes = records.iter().map(|record| Write::put_record(format!("{PREFIX}{}", record.id), record));
+        let mut writes = writes.collect::<Result<Vec<_>>>()?;
         writes.extend(outcome);
         self.store.commit(vec![], writes).await?;
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(record.hash.clone(), Arc::new(record));
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        keys.extend(records.into_iter().map(|record| (record.hash.clone(), Arc::new(record))));
         Ok(())
     }
 

@@ -400,6 +400,20 @@ def plain_text(field: str, value: str) -> str:
     return text
 
 
+def rotate_api_key(
+    key_id: Optional[str], grace: Seconds, idempotency_key: Optional[str]
+) -> system_pb2.RotateApiKeyRequest:
+    """RotateApiKey."""
+    checks = Checks()
+    request = system_pb2.RotateApiKeyRequest(
+        key_id=checks.text("key_id", key_id),
+        idempotency_key=new_key(idempotency_key),
+        grace=checks.duration("grace", grace),
+    )
+    checks.finish()
+    return request
+
+
 def create_api_key(
     name: str,
     scopes: Optional[Iterable[str]],

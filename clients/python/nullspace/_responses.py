@@ -184,7 +184,9 @@ def api_key(key: system_pb2.ApiKey) -> ApiKey:
     return ApiKey(**_key_fields(key))
 
 
-def created_api_key(response: system_pb2.CreateApiKeyResponse) -> CreatedApiKey:
+def created_api_key(
+    response: Union[system_pb2.CreateApiKeyResponse, system_pb2.RotateApiKeyResponse],
+) -> CreatedApiKey:
     """A new key."""
     return CreatedApiKey(**_key_fields(response.key), key=response.secret_key)
 
@@ -199,6 +201,8 @@ def _key_fields(key: system_pb2.ApiKey) -> dict[str, Any]:
         "created_at": time_of(key, "created_at"),
         "expires_at": time_of(key, "expires_at"),
         "revoked_at": time_of(key, "revoked_at"),
+        "rotated_from": key.rotated_from or None,
+        "rotated_to": key.rotated_to or None,
     }
 
 

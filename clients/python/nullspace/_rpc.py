@@ -175,6 +175,9 @@ CREATE_API_KEY = _method(
 LIST_API_KEYS = _method(
     _SYSTEM, "SystemService/ListApiKeys", system_pb2.ListApiKeysRequest, system_pb2.ListApiKeysResponse
 )
+ROTATE_API_KEY = _method(
+    _SYSTEM, "SystemService/RotateApiKey", system_pb2.RotateApiKeyRequest, system_pb2.RotateApiKeyResponse
+)
 REVOKE_API_KEY = _method(
     _SYSTEM, "SystemService/RevokeApiKey", system_pb2.RevokeApiKeyRequest, system_pb2.RevokeApiKeyResponse
 )

@@ -15,6 +15,7 @@ from nullspace._rpc import (
     GET_VERSION,
     LIST_API_KEYS,
     REVOKE_API_KEY,
+    ROTATE_API_KEY,
     WHO_AM_I,
 )
 from nullspace._wire import Seconds
@@ -62,7 +63,8 @@ class AsyncSystem:
     ) -> CreatedApiKey:
         """As :meth:`System.create_api_key`."""
         request = _requests.create_api_key(name, scopes, owner, lifetime, idempotency_key)
-        return _responses.created_api_key(await self._client.call(CREATE_API_KEY, request, request_timeout))
+        response = await self._client.call(CREATE_API_KEY, request, request_timeout)
+        return _responses.created_api_key(response)
 
     async def list_api_keys(self, *, request_timeout: Optional[float] = None) -> list[ApiKey]:
         """As :meth:`System.list_api_keys`."""
@@ -74,6 +76,19 @@ class AsyncSystem:
             request.page_token = response.next_page_token
             if not request.page_token:
                 return keys
+
+    async def rotate_api_key(
+        self,
+        key_id: Optional[str] = None,
+        *,
+        grace: Seconds = 0,
+        idempotency_key: Optional[str] = None,
+        request_timeout: Optional[float] = None,
+    ) -> CreatedApiKey:
+        """As :meth:`System.rotate_api_key`."""
+        request = _requests.rotate_api_key(key_id, grace, idempotency_key)
+        response = await self._client.call(ROTATE_API_KEY, request, request_timeout)
+        return _responses.created_api_key(response)
 
     async def revoke_api_key(self, key_id: str, *, request_timeout: Optional[float] = None) -> ApiKey:
         """As :meth:`System.revoke_api_key`."""

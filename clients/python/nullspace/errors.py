@@ -276,6 +276,7 @@ _CODES: tuple[tuple[type[SandboxError], frozenset[str]], ...] = (
         ConflictError,
         frozenset(
             {
+                "api_key_ended",
                 "conflict",
                 "sandbox_not_ready",
                 "snapshot_in_use",

@@ -192,6 +192,11 @@ class ApiKey:
     expires_at: Optional[datetime] = None
     #: None: not revoked.
     revoked_at: Optional[datetime] = None
+    #: The id of the key whose place it took. None: it took none's.
+    rotated_from: Optional[str] = None
+    #: The id of the key that took its place; ``expires_at`` is the end of the
+    #: grace then. None: none has.
+    rotated_to: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from nullspace._rpc import (
     GET_VERSION,
     LIST_API_KEYS,
     REVOKE_API_KEY,
+    ROTATE_API_KEY,
     WHO_AM_I,
 )
 from nullspace._wire import Seconds
@@ -98,6 +99,38 @@ class System:
             request.page_token = response.next_page_token
             if not request.page_token:
                 return keys
+
+    def rotate_api_key(
+        self,
+        key_id: Optional[str] = None,
+        *,
+        grace: Seconds = 0,
+        idempotency_key: Optional[str] = None,
+        request_timeout: Optional[float] = None,
+    ) -> CreatedApiKey:
+        """Makes a key that takes the place of another: same name, owner, scopes and end.
+
+        Args:
+            key_id: the key to replace (``key_...``). Default: the caller's own; the
+                object goes on with the key that it has, which ends after ``grace``.
+            grace: seconds for which the replaced key stays valid, 0 to 7 days.
+                Default: none.
+            idempotency_key: at most 128 bytes. Default: a random one.
+            request_timeout: seconds; 30 by default.
+
+        Returns:
+            The new key, with ``key`` to be read this one time.
+
+        Raises:
+            NotFoundError: ``api_key_not_found``.
+            ConflictError: ``api_key_ended`` for a key that was revoked, has expired
+                or was rotated before; ``idempotency_key_reused``.
+            PermissionError: ``scope_missing``, also for a key with scopes that the
+                caller lacks.
+            SandboxError: ``invalid_request``.
+        """
+        request = _requests.rotate_api_key(key_id, grace, idempotency_key)
+        return _responses.created_api_key(self._client.call(ROTATE_API_KEY, request, request_timeout))
 
     def revoke_api_key(self, key_id: str, *, request_timeout: Optional[float] = None) -> ApiKey:
         """Ends a key at once, by its id (``key_...``). Calls that run with it go on.

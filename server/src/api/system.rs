@@ -7,8 +7,8 @@ use nullspace_proto::{
     v1::{
         ApiKey, CreateApiKeyRequest, CreateApiKeyResponse, EngineCapabilities, GetCapabilitiesRequest,
         GetCapabilitiesResponse, GetVersionRequest, GetVersionResponse, IntegerRange, ListApiKeysRequest,
-        ListApiKeysResponse, RevokeApiKeyRequest, RevokeApiKeyResponse, TemplateSummary, WhoAmIRequest, WhoAmIResponse,
-        system_service_server::SystemService,
+        ListApiKeysResponse, RevokeApiKeyRequest, RevokeApiKeyResponse, RotateApiKeyRequest, RotateApiKeyResponse,
+        TemplateSummary, WhoAmIRequest, WhoAmIResponse, system_service_server::SystemService,
     },
     validate::{Checks, timestamp},
 };
@@ -110,6 +110,22 @@ impl SystemService for SystemApi {
         Ok(Response::new(ListApiKeysResponse { keys: keys.iter().map(|key| api_key(key)).collect(), next_page_token }))
     }
 
+    async fn rotate_api_key(
+        &self,
+        request: Request<RotateApiKeyRequest>,
+    ) -> Result<Response<RotateApiKeyResponse>, Status> {
+        let (caller, request) = (Caller::of(&request)?, request.into_inner());
+        let canonical = canonical(&request, |request| request.idempotency_key.clear());
+        let mut checks = Checks::default();
+        convert::idempotency_key(&mut checks, &request.idempotency_key);
+        let grace = checks.duration("grace", request.grace.as_ref(), Duration::ZERO..=limits::MAX_KEY_GRACE);
+        checks.finish()?;
+        let (id, key) = (&request.key_id, &request.idempotency_key);
+        let grace = grace.unwrap_or_default();
+        let (key, secret_key) = self.keys.rotate(&caller.key, key, &canonical, id, grace).await?;
+        Ok(Response::new(RotateApiKeyResponse { key: Some(api_key(&key)), secret_key }))
+    }
+
     async fn revoke_api_key(
         &self,
         request: Request<RevokeApiKeyRequest>,
@@ -130,5 +146,7 @@ fn api_key(record: &KeyRecord) -> ApiKey {
         created_at: Some(timestamp(record.created_at)),
         expires_at: record.expires_at.map(timestamp),
         revoked_at: record.revoked_at.map(timestamp),
+        rotated_from: record.rotated_from.clone().unwrap_or_default(),
+        rotated_to: record.rotated_to.clone().unwrap_or_default(),
     }
 }

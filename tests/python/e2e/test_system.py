@@ -51,6 +51,30 @@ def test_the_life_of_a_key(api, system):
             other.whoami()
 
 
+def test_a_rotated_key(api, system, scoped_key):
+    with api.System(api_key=scoped_key("key.write")) as old:
+        before = old.whoami()
+        rotated = old.rotate_api_key(grace=3600)
+        assert rotated.key.startswith(rotated.prefix)
+        assert rotated.key not in repr(rotated)
+        assert (rotated.scopes, rotated.rotated_from, rotated.rotated_to) == (before.scopes, before.id, None)
+        assert old.whoami().rotated_to == rotated.id
+        with raises(ConflictError, "api_key_ended"):
+            system.rotate_api_key(before.id)
+    with api.System(api_key=rotated.key) as new:
+        assert new.whoami().id == rotated.id
+        last = system.rotate_api_key(rotated.id, idempotency_key="rotate-" + rotated.id)
+        again = system.rotate_api_key(rotated.id, idempotency_key="rotate-" + rotated.id)
+        assert (last.id, last.key) == (again.id, again.key)
+        with raises(AuthError, "unauthorized"):
+            new.whoami()
+    system.revoke_api_key(last.id)
+    with raises(NotFoundError, "api_key_not_found"):
+        system.rotate_api_key("key_00000000000000000000000000")
+    with raises(SandboxError, "invalid_request"):
+        system.rotate_api_key(grace=8 * 86_400)
+
+
 def test_a_key_gives_only_what_it_has(api, system, scoped_key):
     with api.System(api_key=scoped_key("key.write", "sandbox.read")) as small:
         own = small.create_api_key("child")

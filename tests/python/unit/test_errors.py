@@ -165,6 +165,7 @@ REASONS = {
     "DISK_FULL": (QuotaExceededError, "disk_full"),
     "FILE_OPERATION_FAILED": (SandboxError, "file_operation_failed"),
     "API_KEY_NOT_FOUND": (NotFoundError, "api_key_not_found"),
+    "API_KEY_ENDED": (ConflictError, "api_key_ended"),
 }
 
 

@@ -46,6 +46,7 @@ def blocking(lines: Iterator[str]) -> None:
         assert_type(info, SandboxInfo)
     with System() as system:
         assert_type(system.create_api_key("ci", ["sandbox.read"]).key, str)
+        assert_type(system.rotate_api_key(grace=3600).rotated_from, Optional[str])
 
 
 def lines_of(text: str) -> list[str]:
