@@ -14,4 +14,5 @@ mod routing;
 mod sandbox;
 mod startup;
 mod streams;
+mod store;
 mod system;

@@ -21,7 +21,12 @@ use crate::{
     route::Relay,
     runtime::{assets::Assets, gvisor::Gvisor, network::Slots},
     sandbox::Sandboxes,
-    store::{Condition, Store, Write, idempotency::Idempotency, sled::SledStore},
+    store::{
+        Condition, Store, Write,
+        export::Exporter,
+        idempotency::Idempotency,
+        recover::{self, Files},
+    },
 };
 
 const SECRET_KEY: &str = "meta/secret";
@@ -33,6 +38,7 @@ pub struct Server {
     sandboxes: Arc<Sandboxes>,
     slots: Arc<Slots>,
     keys: Arc<ApiKeys>,
+    exporter: Exporter,
     instance: Instance,
     /// Held as long as the server lives.
     _lock: fs::File,
@@ -45,8 +51,9 @@ impl Server {
         private_directory(data)?;
         let lock = lock(&data.join("lock"))?;
         let instance = Instance::of(data).map_err(|error| fault(data, &error))?;
-        private_directory(&data.join("store"))?;
-        let store: Arc<dyn Store> = Arc::new(SledStore::open(&data.join("store"))?);
+        let (store, origin) = recover::open(data)?;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let exporter = Exporter::new(store.clone(), Files::below(data).export);
         let secret = server_secret(&*store).await?;
         let subnet = subnet(&*store, &instance, &config).await?;
         let idempotency = Arc::new(Idempotency::new(store.clone(), derive_secret(&secret, "digests")));
@@ -65,12 +72,13 @@ impl Server {
         // Before anything on the host is changed: a port in use is found here.
         let front = Front::bind(config.listen, tls).await?;
         let sandboxes = Sandboxes::new(store, idempotency, engine, assets, slots.clone(), config.pool);
-        sandboxes.adopt().await?;
+        sandboxes.adopt(origin).await?;
         let (clients, url) = (&config.client_config, front.url()?);
         keys.bootstrap(|key| client_config::write(clients, key, &url)).await?;
         client_config::refresh(clients, |key| keys.authenticate(key).is_ok(), &url)?;
+        exporter.try_export().await;
         fs::write(data.join("listen.addr"), front.address()?.to_string()).map_err(|error| fault(data, &error))?;
-        Ok(Self { front, sandboxes, slots, keys, instance, _lock: lock })
+        Ok(Self { front, sandboxes, slots, keys, exporter, instance, _lock: lock })
     }
 
     /// Serves until `stop`. Sandboxes go on; the next server takes them over.
@@ -98,8 +106,10 @@ impl Server {
             self.sandboxes.clone().keep_deadlines(),
             self.sandboxes.clone().keep_forgetting(),
             self.sandboxes.clone().keep_sampling(),
+            self.exporter.run(&stop),
         );
         self.sandboxes.close().await;
+        self.exporter.try_export().await;
         tracing::info!("stopped; sandboxes go on");
         Ok(())
     }

@@ -8,7 +8,11 @@ pub mod gvisor;
 pub mod network;
 pub mod process;
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::PathBuf,
+};
 
 use nullspace_proto::Result;
 
@@ -36,6 +40,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Executions that have anything on this host, running or not.
     async fn executions(&self) -> Result<BTreeSet<String>>;
+
+    /// Keeps bytes beside an execution, which may not have been started yet. They
+    /// go away with it.
+    fn note(&self, execution: &str, note: &[u8]) -> Result<()>;
+
+    /// What was kept beside executions, in the order of their ids.
+    fn notes(&self) -> Result<BTreeMap<String, Vec<u8>>>;
 
     /// What an execution uses.
     async fn usage(&self, execution: &str) -> Result<Usage>;

@@ -6,21 +6,20 @@ use std::{collections::BTreeSet, sync::Arc};
 use nullspace_proto::Result;
 
 use super::{
-    Entry, PREFIX, Sandboxes,
+    Entry, Sandboxes,
     live::Live,
+    rebuild::Known,
     record::{End, Execution, Record, State},
-    warm::{self, MemberRecord},
+    warm::MemberRecord,
 };
-use crate::store::scan_all;
+use crate::store::recover::Origin;
 
 impl Sandboxes {
     /// Takes over every sandbox that runs, ends what an earlier server left in
     /// the middle, and removes what has no record.
-    pub async fn adopt(self: &Arc<Self>) -> Result<()> {
-        let records: Vec<(String, Record)> = scan_all(&*self.store, PREFIX).await?;
-        let entries: Vec<_> = records.into_iter().map(|(_, record)| Entry::new(record, true)).collect();
-        let members: Vec<(String, MemberRecord)> = scan_all(&*self.store, warm::PREFIX).await?;
-        let members: Vec<_> = members.into_iter().map(|(_, member)| member).collect();
+    pub async fn adopt(self: &Arc<Self>, origin: Origin) -> Result<()> {
+        let Known { records, members } = self.read_records(origin).await?;
+        let entries: Vec<_> = records.into_iter().map(|record| Entry::new(record, true)).collect();
         let held = entries.iter().filter_map(|entry| {
             let record = entry.record();
             Some((record.execution()?.slot(), record.spec.internet))
@@ -59,6 +58,7 @@ impl Sandboxes {
             State::Running { execution } => match self.take_over(&record, execution.clone()).await? {
                 Some(live) => {
                     tracing::info!(sandbox = record.id, "adopted");
+                    self.note(&record);
                     self.watch(entry, live);
                 }
                 None => self.finish(entry, End::Lost, "its kernel died while the server was away").await,

@@ -10,6 +10,7 @@ mod end;
 pub mod list;
 pub mod live;
 pub mod metrics;
+mod rebuild;
 pub mod record;
 pub mod run_once;
 pub mod warm;
@@ -274,6 +275,7 @@ impl Sandboxes {
         entry.stored.store(true, Ordering::Release);
         let record = Arc::new(record);
         *entry.record.lock().unwrap_or_else(PoisonError::into_inner) = record.clone();
+        self.note(&record);
         self.deadlines.note(&record);
         Ok(record)
     }

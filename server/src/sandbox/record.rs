@@ -203,6 +203,11 @@ impl Record {
         Self { state, ended_at: Some(self.ended_at.unwrap_or_else(SystemTime::now)), expires_at: None, ..self.clone() }
     }
 
+    /// Nothing of it is left, and nobody saw its end.
+    pub fn gone(&self, reason: &str) -> Self {
+        Self { reason: reason.to_owned(), ..self.ended(End::Destroyed) }
+    }
+
     /// It lives for this long from now.
     pub fn with_lifetime(&self, lifetime: Option<Duration>) -> Self {
         let mut record = self.clone();

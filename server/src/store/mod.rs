@@ -1,7 +1,9 @@
 //! Records of the server, as bytes under keys. What `commit` has acknowledged
 //! is on disk.
 
+pub mod export;
 pub mod idempotency;
+pub mod recover;
 pub mod sled;
 
 use std::sync::Arc;
@@ -9,6 +11,8 @@ use std::sync::Arc;
 use nullspace_proto::{Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::broadcast;
+
+use self::export::Dump;
 
 /// A place for records: several keys change together or not at all.
 #[tonic::async_trait]
@@ -24,8 +28,9 @@ pub trait Store: Send + Sync + 'static {
     /// `after`, in the order of their keys.
     async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>>;
 
-    // Read by the trait's test set; lifecycle events and several servers follow it.
-    #[cfg_attr(not(test), expect(dead_code))]
+    /// Everything, as of one moment between two commits.
+    async fn dump(&self) -> Result<Dump>;
+
     /// Changes from now on, in the order of their commits. A receiver that falls
     /// behind is told how many it missed, and blocks no writer.
     fn watch(&self) -> broadcast::Receiver<Arc<[Write]>>;
@@ -116,6 +121,11 @@ mod tests {
         assert_eq!(first.iter().chain(&second).map(|(_, v)| v[0]).collect::<Vec<_>>(), (0..25).collect::<Vec<_>>());
         assert_eq!(store.scan("b", None, 100).await?.len(), 25);
         assert!(store.scan("c/", None, 10).await?.is_empty());
+
+        // Counted are commits that happened.
+        let dump = store.dump().await?;
+        assert_eq!(dump.commits, 3);
+        assert!(dump.entries.is_sorted() && dump.entries.contains(&(b"a/1".to_vec(), b"other".to_vec())));
         Ok(())
     }
 
@@ -140,12 +150,13 @@ mod tests {
     #[tokio::test]
     async fn sled_conforms() -> Result<()> {
         let dir = crate::tests::temporary_directory("store");
-        let store = Arc::new(sled::SledStore::open(dir.path())?);
+        let store = Arc::new(recover::open(dir.path())?.0);
         conformance(&*store).await?;
         one_winner(store.clone()).await?;
         drop(store);
         // What was acknowledged is there after the store was closed.
-        let store = sled::SledStore::open(dir.path())?;
+        let (store, origin) = recover::open(dir.path())?;
+        assert_eq!(origin, recover::Origin::AsLeft);
         assert_eq!(store.get("a/1").await?, Some(b"other".to_vec()));
         Ok(())
     }

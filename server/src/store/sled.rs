@@ -2,7 +2,8 @@
 //! flushed and synced together.
 //!
 //! sled's own flush is sync_file_range, which does not survive a power loss, so
-//! the database file is synced here as well.
+//! the database file is synced here as well. Commits are counted, in the store
+//! and beside it, so that a store that lost some is known (recover.rs).
 
 use std::{
     fs::File,
@@ -15,7 +16,10 @@ use nullspace_proto::{Error, Result};
 use sled::transaction::{ConflictableTransactionError, TransactionError, TransactionalTree};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{Condition, Store, Write};
+use super::{Condition, Store, Write, export::Dump, recover::Mark};
+
+/// How many commits there were, as a big-endian u64.
+pub(super) const COMMITS: &str = "meta/commits";
 
 /// Commits that may wait.
 const QUEUE: usize = 1_024;
@@ -29,9 +33,15 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// A [`Store`] in a directory.
 pub struct SledStore {
     db: sled::Db,
-    commits: Option<mpsc::Sender<Commit>>,
+    jobs: Option<mpsc::Sender<Job>>,
     changes: broadcast::Sender<Arc<[Write]>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Job {
+    Commit(Commit),
+    /// Between commits, so that it is of one moment.
+    Dump(oneshot::Sender<Result<Dump>>),
 }
 
 struct Commit {
@@ -42,29 +52,36 @@ struct Commit {
 
 impl SledStore {
     /// Opens or makes the store in `directory`. Fails if another process has it.
-    pub fn open(directory: &Path) -> Result<Self> {
+    /// `mark` is told of commits.
+    pub(super) fn open(directory: &Path, mark: Mark) -> Result<Self> {
         let fail = |error: &dyn std::fmt::Display| {
             Error::internal(format!("the store {} does not open: {error}", directory.display()))
         };
-        let db = sled::Config::new()
-            .path(directory)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(None)
-            .open()
-            .map_err(|e| fail(&e))?;
+        let db = configured(directory).open().map_err(|e| fail(&e))?;
+        let count = count(&db).map_err(|e| fail(&e))?;
         let file = File::open(directory.join("db")).map_err(|e| fail(&e))?;
-        let (commits, queue) = mpsc::channel(QUEUE);
+        let (jobs, queue) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(WATCH_BACKLOG);
-        let writer = Writer { db: db.clone(), file, changes: changes.clone() };
+        let writer = Writer { db: db.clone(), file, mark, count, changes: changes.clone() };
         let writer =
             std::thread::Builder::new().name("store".into()).spawn(move || writer.run(queue)).map_err(|e| fail(&e))?;
-        Ok(Self { db, commits: Some(commits), changes, writer: Mutex::new(Some(writer)) })
+        Ok(Self { db, jobs: Some(jobs), changes, writer: Mutex::new(Some(writer)) })
+    }
+}
+
+impl SledStore {
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T>>) -> Job) -> Result<T> {
+        let closed = || Error::internal("the store is closed");
+        let (answer, outcome) = oneshot::channel();
+        let jobs = self.jobs.as_ref().ok_or_else(closed)?;
+        jobs.send(job(answer)).await.map_err(|_| closed())?;
+        outcome.await.map_err(|_| closed())?
     }
 }
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        self.commits = None;
+        self.jobs = None;
         let writer = self.writer.get_mut().map(Option::take);
         if let Ok(Some(writer)) = writer {
             // Its queue is closed, so it ends after what it holds.
@@ -76,23 +93,34 @@ impl Drop for SledStore {
 struct Writer {
     db: sled::Db,
     file: File,
+    mark: Mark,
+    /// Commits so far.
+    count: u64,
     changes: broadcast::Sender<Arc<[Write]>>,
 }
 
 impl Writer {
-    fn run(self, mut queue: mpsc::Receiver<Commit>) {
+    fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
-            let mut batch = vec![first];
-            while let Some(next) = queue.try_recv().ok().filter(|_| batch.len() < BATCH) {
-                batch.push(next);
+            let (mut batch, mut next) = (Vec::new(), Some(first));
+            while let Some(Job::Commit(commit)) = next {
+                batch.push(commit);
+                next = if batch.len() < BATCH { queue.try_recv().ok() } else { None };
             }
             self.commit(batch);
+            if let Some(Job::Dump(answer)) = next {
+                // The caller may have left.
+                let _ = answer.send(dump(&self.db).map_err(|error| failed(&error)));
+            }
         }
     }
 
     /// Applies each commit, makes all durable, and only then answers.
-    fn commit(&self, batch: Vec<Commit>) {
-        let outcomes: Vec<_> = batch.into_iter().map(|commit| (apply(&self.db, &commit), commit)).collect();
+    fn commit(&mut self, batch: Vec<Commit>) {
+        if batch.is_empty() {
+            return;
+        }
+        let outcomes: Vec<_> = batch.into_iter().map(|commit| (self.apply(&commit), commit)).collect();
         let durable = self.sync();
         for (outcome, commit) in outcomes {
             let outcome = durable.clone().and(outcome);
@@ -107,28 +135,55 @@ impl Writer {
 
     fn sync(&self) -> Result<()> {
         self.db.flush().map_err(|error| Error::internal(format!("the store was not flushed: {error}")))?;
-        self.file.sync_data().map_err(|error| Error::internal(format!("the store was not synced: {error}")))
+        self.file.sync_data().map_err(|error| Error::internal(format!("the store was not synced: {error}")))?;
+        self.mark.set(self.count).map_err(|error| Error::internal(format!("commits were not counted: {error}")))
+    }
+
+    fn apply(&mut self, commit: &Commit) -> Result<bool> {
+        let count = self.count + 1;
+        let outcome = self.db.transaction(|tree| {
+            if !holds(tree, &commit.conditions)? {
+                return Err(ConflictableTransactionError::Abort(()));
+            }
+            for write in &commit.writes {
+                match write {
+                    Write::Put(key, value) => tree.insert(key.as_bytes(), value.as_slice())?,
+                    Write::Delete(key) => tree.remove(key.as_bytes())?,
+                };
+            }
+            tree.insert(COMMITS, &count.to_be_bytes())?;
+            Ok(())
+        });
+        match outcome {
+            Ok(()) => {
+                self.count = count;
+                Ok(true)
+            }
+            Err(TransactionError::Abort(())) => Ok(false),
+            Err(TransactionError::Storage(error)) => Err(failed(&error)),
+        }
     }
 }
 
-fn apply(db: &sled::Db, commit: &Commit) -> Result<bool> {
-    let outcome = db.transaction(|tree| {
-        if !holds(tree, &commit.conditions)? {
-            return Err(ConflictableTransactionError::Abort(()));
-        }
-        for write in &commit.writes {
-            match write {
-                Write::Put(key, value) => tree.insert(key.as_bytes(), value.as_slice())?,
-                Write::Delete(key) => tree.remove(key.as_bytes())?,
-            };
-        }
-        Ok(())
-    });
-    match outcome {
-        Ok(()) => Ok(true),
-        Err(TransactionError::Abort(())) => Ok(false),
-        Err(TransactionError::Storage(error)) => Err(Error::internal(format!("the store failed: {error}"))),
-    }
+/// How the store in `directory` is opened.
+pub(super) fn configured(directory: &Path) -> sled::Config {
+    sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).flush_every_ms(None)
+}
+
+/// Everything, with the count of commits.
+pub(super) fn dump(db: &sled::Db) -> sled::Result<Dump> {
+    let entries = db.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())));
+    Ok(Dump { commits: count(db)?, entries: entries.collect::<sled::Result<_>>()? })
+}
+
+/// A store of an earlier release has not counted.
+fn count(db: &sled::Db) -> sled::Result<u64> {
+    let value = db.get(COMMITS)?;
+    Ok(value.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))).unwrap_or(0))
+}
+
+fn failed(error: &sled::Error) -> Error {
+    Error::internal(format!("the store failed: {error}"))
 }
 
 fn holds(tree: &TransactionalTree, conditions: &[Condition]) -> Result<bool, ConflictableTransactionError<()>> {
@@ -147,23 +202,23 @@ fn holds(tree: &TransactionalTree, conditions: &[Condition]) -> Result<bool, Con
 #[tonic::async_trait]
 impl Store for SledStore {
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let value = self.db.get(key).map_err(|error| Error::internal(format!("the store failed: {error}")))?;
+        let value = self.db.get(key).map_err(|error| failed(&error))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
     async fn commit(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> Result<bool> {
-        let closed = || Error::internal("the store is closed");
-        let (answer, outcome) = oneshot::channel();
-        let commits = self.commits.as_ref().ok_or_else(closed)?;
-        commits.send(Commit { conditions, writes, answer }).await.map_err(|_| closed())?;
-        outcome.await.map_err(|_| closed())?
+        self.ask(|answer| Job::Commit(Commit { conditions, writes, answer })).await
+    }
+
+    async fn dump(&self) -> Result<Dump> {
+        self.ask(Job::Dump).await
     }
 
     async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>> {
         let start = after.map_or_else(|| prefix.as_bytes().to_vec(), |after| [after.as_bytes(), b"\0"].concat());
         let mut entries = Vec::new();
         for entry in self.db.range(start..).take(limit) {
-            let (key, value) = entry.map_err(|error| Error::internal(format!("the store failed: {error}")))?;
+            let (key, value) = entry.map_err(|error| failed(&error))?;
             if !key.starts_with(prefix.as_bytes()) {
                 break;
             }

@@ -5,7 +5,7 @@ mod cgroup;
 mod spec;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -20,6 +20,8 @@ use tokio::process::Command;
 use super::{Engine, Launch, Usage, process::Process};
 use crate::instance::Instance;
 
+/// What is kept beside an execution, in its directory.
+const NOTE: &str = "note.json";
 /// How long runsc may take to start a sandbox.
 const START: Duration = Duration::from_secs(20);
 /// How long a sandbox may take to end: with thousands of processes and a busy
@@ -81,7 +83,6 @@ impl Gvisor {
     }
 
     fn prepare(&self, launch: &Launch, directory: &Path) -> io::Result<()> {
-        let private = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         private(directory)?;
         private(&directory.join("bundle"))?;
         for visible in ["control", "volumes/rw", "volumes/ro"] {
@@ -191,6 +192,30 @@ impl Engine for Gvisor {
         Ok(names(self.directories()).into_iter().chain(states).chain(self.groups.executions()).collect())
     }
 
+    fn note(&self, execution: &str, note: &[u8]) -> Result<()> {
+        let directory = self.directory(execution);
+        let write = || {
+            private(&directory)?;
+            let fresh = directory.join("note.new");
+            let mut options = fs::OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            io::Write::write_all(&mut file, note)?;
+            // Not synced: an execution does not outlive the host's kernel either.
+            fs::rename(&fresh, directory.join(NOTE))
+        };
+        write().map_err(|error| fault(&directory, &error))
+    }
+
+    fn notes(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let directories = self.directories();
+        let entries = fs::read_dir(&directories).map_err(|error| fault(&directories, &error))?.flatten();
+        let notes = entries.filter_map(|entry| {
+            let note = fs::read(entry.path().join(NOTE)).ok()?;
+            Some((entry.file_name().into_string().ok()?, note))
+        });
+        Ok(notes.collect())
+    }
+
     async fn usage(&self, execution: &str) -> Result<Usage> {
         Ok(Usage { cpu_nanoseconds: self.groups.group(execution).cpu_nanoseconds()? })
     }
@@ -236,6 +261,10 @@ impl Engine for Gvisor {
             _ => Ok(()),
         }
     }
+}
+
+fn private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn fault(path: &Path, error: &dyn std::fmt::Display) -> Error {
