@@ -198,9 +198,14 @@ async fn a_run_does_not_outlive_its_server() -> Result {
     };
     server.kill()?;
     server.start_again().await?;
+    // It had no key, so nobody can come back for it.
     let api = server.api().await?;
-    let get = GetSandboxRequest { sandbox_id: sandbox.id, ..Default::default() };
-    assert_eq!(api.sandboxes().get_sandbox(get).await?.into_inner().sandbox.unwrap().state(), SandboxState::Destroyed);
+    let get = || GetSandboxRequest { sandbox_id: sandbox.id.clone(), ..Default::default() };
+    eventually("it is destroyed", Duration::from_secs(10), async || {
+        let found = api.sandboxes().get_sandbox(get()).await?.into_inner().sandbox;
+        Ok(found.is_some_and(|sandbox| sandbox.state() == SandboxState::Destroyed))
+    })
+    .await?;
     server.finish().await
 }
 

@@ -13,6 +13,6 @@ mod pool;
 mod routing;
 mod sandbox;
 mod startup;
-mod streams;
 mod store;
+mod streams;
 mod system;

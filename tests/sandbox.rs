@@ -6,8 +6,9 @@ use nullspace_proto::{
     Reason,
     v1::{
         ConnectSandboxRequest, CreateSandboxRequest, DestroySandboxRequest, GetCommandRequest,
-        GetSandboxMetricsRequest, GetSandboxRequest, LifetimePolicy, ListSandboxesRequest, Resources, RunOnceRequest,
-        Sandbox, SandboxSpec, SandboxState, SetSandboxTimeoutRequest, run_once_response::Frame,
+        GetSandboxMetricsRequest, GetSandboxRequest, LifetimePolicy, ListSandboxesRequest, LogPosition, Resources,
+        RunOnceRequest, RunOnceResponse, Sandbox, SandboxSpec, SandboxState, SetSandboxTimeoutRequest,
+        run_once_response::Frame,
     },
 };
 use nullspace_tests::{Api, Result, TestSandbox, eventually, refused, seconds, shell, small};
@@ -301,22 +302,73 @@ async fn a_run_gives_all_its_output_and_leaves_nothing() -> Result {
     let exit = exit.unwrap();
     assert_eq!(exit.outcome, Some(nullspace_proto::v1::exit::Outcome::Code(7)));
     assert_eq!((bytes, exit.output_bytes), (588_895 + 8, bytes));
-    assert_eq!(get(&api, &id.unwrap()).await?.state(), SandboxState::Destroyed);
-    refused(api.sandboxes().run_once(request).await, Reason::IdempotencyKeyReused);
+    // The caller has the exit, and says so.
+    let id = id.unwrap();
+    api.sandboxes().destroy_sandbox(DestroySandboxRequest { sandbox_id: id.clone() }).await?;
+    assert_eq!(get(&api, &id).await?.state(), SandboxState::Destroyed);
+    // It is never run again, also not by one that was cut off and comes too late.
+    refused(first_of(&api, request.clone()).await, Reason::IdempotencyKeyReused);
+    let position = Some(LogPosition::default());
+    refused(first_of(&api, RunOnceRequest { position, ..request.clone() }).await, Reason::SandboxStopped);
+    let other = RunOnceRequest { command: Some(shell("other")), ..request };
+    refused(first_of(&api, other).await, Reason::IdempotencyKeyReused);
     Ok(())
 }
 
+/// The first frame of a run.
+async fn first_of(api: &Api, request: RunOnceRequest) -> Result<Option<RunOnceResponse>, tonic::Status> {
+    api.sandboxes().run_once(request).await?.into_inner().message().await
+}
+
 #[tokio::test]
-async fn a_run_whose_caller_left_is_destroyed() -> Result {
+async fn a_run_whose_command_cannot_start_leaves_nothing() -> Result {
     let api = Api::shared().await?;
-    let request = RunOnceRequest { sandbox: Some(small()), command: Some(shell("sleep 1000")), ..Default::default() };
+    let request = RunOnceRequest {
+        idempotency_key: nullspace_proto::id::request(),
+        sandbox: Some(small()),
+        command: Some(nullspace_tests::argv(["no-such-program"])),
+        ..Default::default()
+    };
     let mut frames = api.sandboxes().run_once(request).await?.into_inner();
     let Some(Frame::Sandbox(sandbox)) = frames.message().await?.and_then(|frame| frame.frame) else {
         return Err("no sandbox".into());
     };
-    drop(frames);
-    eventually("it is destroyed", Duration::from_secs(10), async || {
-        Ok(get(&api, &sandbox.id).await?.state() == SandboxState::Destroyed)
-    })
-    .await
+    refused(frames.message().await, Reason::ProgramNotFound);
+    let record = get(&api, &sandbox.id).await?;
+    assert_eq!(record.state(), SandboxState::Destroyed);
+    assert!(record.state_reason.contains("no-such-program"), "{}", record.state_reason);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_run_waits_for_its_caller_and_not_longer() -> Result {
+    let api = Api::shared().await?;
+    for (key, grace) in [(String::new(), None), (nullspace_proto::id::request(), seconds(1))] {
+        let request = RunOnceRequest {
+            idempotency_key: key.clone(),
+            sandbox: Some(small()),
+            command: Some(shell("echo begun; sleep 1000")),
+            detach_grace: grace,
+            ..Default::default()
+        };
+        let mut id = String::new();
+        for round in 0..2 {
+            let mut frames = api.sandboxes().run_once(request.clone()).await?.into_inner();
+            let Some(Frame::Sandbox(sandbox)) = frames.message().await?.and_then(|frame| frame.frame) else {
+                return Err("no sandbox".into());
+            };
+            // Who comes back in time finds the same run.
+            assert!(round == 0 || sandbox.id == id, "it ran twice");
+            id = sandbox.id;
+            while !matches!(frames.message().await?.and_then(|frame| frame.frame), Some(Frame::Output(_))) {}
+            if key.is_empty() {
+                break;
+            }
+        }
+        eventually("it is destroyed", Duration::from_secs(10), async || {
+            Ok(get(&api, &id).await?.state() == SandboxState::Destroyed)
+        })
+        .await?;
+    }
+    Ok(())
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use nullspace_proto::{
     Reason, id,
     v1::{
-        AttachOpen, CommandSpec, GetCommandRequest, InputChunk, OutputChunk, OutputStream, Overflow,
-        attach_command_request::Frame as Ask, attach_command_response::Frame as Answer,
+        AttachOpen, CommandSpec, GetCommandRequest, InputChunk, LogPosition, OutputChunk, OutputStream, Overflow,
+        RunOnceRequest, attach_command_request::Frame as Ask, attach_command_response::Frame as Answer,
+        run_once_response::Frame as Run,
     },
 };
 use nullspace_tests::{
@@ -147,6 +148,57 @@ async fn input_survives_cuts_and_kills_of_the_server() -> Result {
         })
         .await?;
     assert_eq!(Sha256::digest(&echoed), Sha256::digest(&input));
+    faulty.finish(&followed, cuts).await
+}
+
+/// One run, followed across cuts and kills of the server by its key.
+#[tokio::test]
+async fn a_run_survives_cuts_and_kills_of_the_server() -> Result {
+    let (blocks, cuts, kills) = (rounds(160, 1_600), rounds(10, 100), rounds(1, 5));
+    let mut faulty = Faulty::new(blocks * BLOCK, cuts, kills).await?;
+    let mut request = RunOnceRequest {
+        idempotency_key: id::request(),
+        sandbox: Some(small()),
+        command: Some(argv(["python3", "-c", WRITER, &blocks.to_string()])),
+        ..Default::default()
+    };
+    let (mut sums, mut offset, mut attaches) = ([Sha256::new(), Sha256::new()], 0, 0);
+    let (mut sandboxes, deadline) =
+        (std::collections::BTreeSet::new(), Instant::now() + patient(Duration::from_secs(120)));
+    let exit = 'run: loop {
+        attaches += 1;
+        assert!(Instant::now() < deadline, "at {offset} after {attaches} attaches");
+        let Ok(api) = Api::connect(&faulty.cutter.url(), Some(&faulty.server.key()?)).await else { continue };
+        let Ok(frames) = api.sandboxes().run_once(request.clone()).await else { continue };
+        let mut frames = frames.into_inner();
+        loop {
+            match frames.message().await.map(|frame| frame.and_then(|frame| frame.frame)) {
+                Ok(Some(Run::Sandbox(sandbox))) => {
+                    request.position = Some(LogPosition { execution_id: sandbox.execution_id, offset });
+                    sandboxes.insert(sandbox.id);
+                }
+                Ok(Some(Run::Output(chunk))) => {
+                    assert_eq!(chunk.offset, offset);
+                    sums[usize::from(chunk.stream() == OutputStream::Stderr)].update(&chunk.data);
+                    offset += chunk.data.len() as i64;
+                    faulty.fault(offset as usize).await?;
+                }
+                Ok(Some(Run::Exit(exit))) => break 'run exit,
+                Ok(Some(Run::Keepalive(_))) => {}
+                Ok(frame) => return Err(format!("{frame:?}").into()),
+                Err(status) => match nullspace_proto::Error::reason_of(&status) {
+                    None | Some(Reason::AgentUnreachable | Reason::ServerStopping) => break,
+                    Some(reason) => return Err(format!("{reason:?} at {offset}: {status:?}").into()),
+                },
+            }
+        }
+        if let Some(position) = &mut request.position {
+            position.offset = offset;
+        }
+    };
+    assert_eq!((exit.output_bytes, sandboxes.len()), (offset, 1));
+    assert_eq!(sums.map(|sum| <[u8; 32]>::from(sum.finalize())), expected(blocks));
+    let followed = Followed { exit, attaches, lost: 0 };
     faulty.finish(&followed, cuts).await
 }
 

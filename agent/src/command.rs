@@ -7,7 +7,7 @@ use nullspace_proto::{
     Error, Result, limits,
     v1::{
         AttachCommandRequest, AttachOpen, GetCommandRequest, GetCommandResponse, ListCommandsRequest,
-        ListCommandsResponse, LogPosition, ReadCommandOutputRequest, ReadCommandOutputResponse, SignalCommandRequest,
+        ListCommandsResponse, ReadCommandOutputRequest, ReadCommandOutputResponse, SignalCommandRequest,
         SignalCommandResponse, StartCommandRequest, StartCommandResponse, WaitCommandRequest, WaitCommandResponse,
         WriteCommandInputRequest, WriteCommandInputResponse, attach_command_request,
         command_service_server::CommandService,
@@ -49,7 +49,7 @@ impl CommandApi {
         if !open.client_id.is_empty() {
             checks.chosen_id("open.client_id", &open.client_id);
         }
-        check_position(&mut checks, "open.position", open.position.as_ref());
+        checks.position("open.position", open.position.as_ref());
         let keepalive = check_keepalive(&mut checks, "open.keepalive", open.keepalive.as_ref());
         checks.finish()?;
         let process = match open.start {
@@ -58,14 +58,6 @@ impl CommandApi {
         };
         let position = process.position(open.position.as_ref())?;
         Ok(Attach::new(process, self.flow.join(), &open.client_id, position, open.hold, keepalive))
-    }
-}
-
-fn check_position(checks: &mut Checks, field: &str, position: Option<&LogPosition>) {
-    if let Some(position) = position {
-        let offset = position.offset;
-        checks.check(offset >= 0, &format!("{field}.offset"), || format!("{offset} is below 0"));
-        checks.text(&format!("{field}.execution_id"), &position.execution_id, nullspace_proto::id::MAX_LEN);
     }
 }
 
@@ -131,7 +123,7 @@ impl CommandService for CommandApi {
         let request = request.into_inner();
         let mut checks = Checks::default();
         checks.chosen_id("command_id", &request.command_id);
-        check_position(&mut checks, "position", request.position.as_ref());
+        checks.position("position", request.position.as_ref());
         let keepalive = check_keepalive(&mut checks, "keepalive", request.keepalive.as_ref());
         checks.finish()?;
         let process = self.table.find(&request.command_id)?;

@@ -130,3 +130,8 @@ pub const MAX_COMMANDS: usize = 65_536;
 pub const MAX_KEY_GRACE: Duration = Duration::from_secs(7 * 86_400);
 /// Age of an API key at its end.
 pub const MAX_KEY_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
+
+/// How long the sandbox of a run waits for a caller, unless the caller says.
+pub const DEFAULT_DETACH_GRACE: Duration = Duration::from_secs(30);
+/// The same at most.
+pub const MAX_DETACH_GRACE: Duration = Duration::from_secs(3_600);

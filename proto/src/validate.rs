@@ -13,7 +13,7 @@ use prost_types::{Timestamp, value::Kind};
 use crate::{
     error::{Error, Result, Violation},
     id, limits,
-    v1::{CommandSpec, Overflow, command_spec::Program},
+    v1::{CommandSpec, LogPosition, Overflow, command_spec::Program},
 };
 
 /// Gathers bad fields.
@@ -103,6 +103,14 @@ impl Checks {
         let normal = parts.is_some_and(|mut parts| path == "/" || parts.all(|part| !matches!(part, "" | "." | "..")));
         self.check(normal, field, || format!("{:?} is not an absolute, normalised path", clip(path)));
         self.check(!is_reserved(path), field, || format!("{RESERVED} is reserved"));
+    }
+
+    /// A place in a log.
+    pub fn position(&mut self, field: &str, position: Option<&LogPosition>) {
+        if let Some(LogPosition { execution_id, offset }) = position {
+            self.check(*offset >= 0, &format!("{field}.offset"), || format!("{offset} is below 0"));
+            self.text(&format!("{field}.execution_id"), execution_id, id::MAX_LEN);
+        }
     }
 
     /// Metadata: bounded in size and depth, and no number that a double would bend.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from typing import Any, Optional
 
 from nullspace._client import Client, Stream
-from nullspace._limits import COMMAND_SILENCE
+from nullspace._limits import COMMAND_SILENCE, RUN_ONCE_SILENCE
 from nullspace._retry import StreamRetries
-from nullspace._rpc import ATTACH_COMMAND, READ_COMMAND_OUTPUT
-from nullspace._stream import Attachment, Ended, Event, Reading, cut_short
+from nullspace._rpc import ATTACH_COMMAND, READ_COMMAND_OUTPUT, RUN_ONCE
+from nullspace._stream import Attachment, Ended, Event, Reading, Running, cut_short
 from nullspace.errors import SandboxError
 
 
@@ -102,6 +103,28 @@ def read(client: Client, reading: Reading, scope: Scope) -> Iterator[Event]:
         finally:
             stream.close()
         _pause(scope, retries, error, client.reached())
+
+
+def run(client: Client, running: Running) -> Generator[Event, None, None]:
+    """Runs a command in a sandbox of its own and follows it to its end."""
+    retries = StreamRetries()
+    while True:
+        stream = client.read(RUN_ONCE, running.open(), silence=RUN_ONCE_SILENCE)
+        retries.opened()
+        try:
+            for frame in stream:
+                retries.progress()
+                event = running.take(frame)
+                if event is not None:
+                    yield event
+                if running.log.ended:
+                    return
+            error = cut_short()
+        except SandboxError as failure:
+            error = failure
+        finally:
+            stream.close()
+        time.sleep(retries.pause(error, reached=client.reached()))
 
 
 def _pause(scope: Scope, retries: StreamRetries, error: SandboxError, reached: bool) -> None:

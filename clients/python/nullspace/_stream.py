@@ -126,6 +126,30 @@ class Reading:
         return self.log.at_end or (self._follow and self.log.ended)
 
 
+class Running:
+    """RunOnce: one command in a sandbox of its own."""
+
+    def __init__(self, request: sandbox_pb2.RunOnceRequest) -> None:
+        self._request = request
+        self.log = LogReader()
+        #: The sandbox, once it is known.
+        self.sandbox_id = ""
+
+    def open(self) -> sandbox_pb2.RunOnceRequest:
+        """The request, from where following stopped."""
+        if self.sandbox_id:
+            self._request.position.CopyFrom(self.log.position)
+        return self._request
+
+    def take(self, frame: sandbox_pb2.RunOnceResponse) -> Optional[Event]:
+        """What a frame of the server means."""
+        if frame.WhichOneof("frame") == "sandbox":
+            self.sandbox_id = frame.sandbox.id
+            self.log.execution_id = self.log.execution_id or frame.sandbox.execution_id
+            return None
+        return self.log.take(frame)
+
+
 class Attachment:
     """AttachCommand: starts or joins a command, gives it input and takes its output."""
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, List, Literal, Optional, Union, overload
 
-from nullspace import _requests, _responses
+from nullspace import _follow_aio, _requests, _responses
 from nullspace._client_aio import AsyncClient
 from nullspace._config import resolve
 from nullspace._gen.v1 import sandbox_pb2
@@ -15,7 +15,6 @@ from nullspace._limits import (
     COMMAND_TIMEOUT,
     CREATE_TIMEOUT,
     MEMORY_MB,
-    RUN_ONCE_SILENCE,
     SANDBOX_TIMEOUT,
     VCPUS,
 )
@@ -28,10 +27,9 @@ from nullspace._rpc import (
     GET_SANDBOX,
     GET_SANDBOX_METRICS,
     LIST_SANDBOXES,
-    RUN_ONCE,
     SET_SANDBOX_TIMEOUT,
 )
-from nullspace._stream import LogReader, cut_short
+from nullspace._stream import Running
 from nullspace._wire import Seconds
 from nullspace.async_commands import AsyncCommands, AsyncProcess
 from nullspace.async_files import AsyncFiles
@@ -284,19 +282,20 @@ class AsyncSandbox:
             ),
             idempotency_key,
         )
-        log, collector = LogReader(), Collector()
+        running, collector = Running(request), Collector()
         async with AsyncClient(resolve(api_key, base_url, ca_cert)) as client:
             try:
-                async with client.read(RUN_ONCE, request, silence=RUN_ONCE_SILENCE) as stream:
-                    async for frame in stream:
-                        event = log.take(frame)
-                        if event is not None:
-                            collector.add(event)
-                        if log.ended:
-                            return collector.result(log.lost_bytes)
+                events = _follow_aio.run(client, running)
+                async with _follow_aio.closing(events):
+                    async for event in events:
+                        collector.add(event)
             except SandboxError as error:
                 raise _requests.explain_start(error, run) from None
-        raise cut_short()
+            except BaseException:
+                await _end_run(client, running.sandbox_id)
+                raise
+            await _end_run(client, running.sandbox_id)
+        return collector.result(running.log.lost_bytes)
 
     @overload
     async def get_info(
@@ -390,3 +389,10 @@ async def _get_metrics(
 async def _kill(client: AsyncClient, sandbox_id: str, request_timeout: Optional[float]) -> None:
     request = sandbox_pb2.DestroySandboxRequest(sandbox_id=_requests.plain_text("sandbox_id", sandbox_id))
     await client.call(DESTROY_SANDBOX, request, request_timeout)
+
+
+async def _end_run(client: AsyncClient, sandbox_id: str) -> None:
+    """The sandbox goes without this as well, half a minute later."""
+    with contextlib.suppress(SandboxError):
+        if sandbox_id:
+            await _kill(client, sandbox_id, None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, List, Literal, Optional, Union, overload
 
-from nullspace import _requests, _responses
+from nullspace import _follow, _requests, _responses
 from nullspace._client import Client
 from nullspace._config import resolve
 from nullspace._gen.v1 import sandbox_pb2
@@ -15,7 +15,6 @@ from nullspace._limits import (
     COMMAND_TIMEOUT,
     CREATE_TIMEOUT,
     MEMORY_MB,
-    RUN_ONCE_SILENCE,
     SANDBOX_TIMEOUT,
     VCPUS,
 )
@@ -28,10 +27,9 @@ from nullspace._rpc import (
     GET_SANDBOX,
     GET_SANDBOX_METRICS,
     LIST_SANDBOXES,
-    RUN_ONCE,
     SET_SANDBOX_TIMEOUT,
 )
-from nullspace._stream import LogReader, cut_short
+from nullspace._stream import Running
 from nullspace._wire import Seconds
 from nullspace.commands import Commands, Process
 from nullspace.errors import NotFoundError, SandboxError
@@ -366,7 +364,7 @@ class Sandbox:
         base_url: Optional[str] = None,
         ca_cert: Optional[str] = None,
     ) -> CommandResult:
-        """Runs one program in a sandbox of its own, which the server destroys whatever happens.
+        """Runs one program in a sandbox of its own, which is destroyed whatever happens.
 
         Args:
             command: the program, looked up on PATH. There is no shell; use
@@ -380,8 +378,9 @@ class Sandbox:
             memory_mb: see ``template``.
             internet_access: see ``template``.
             metadata: see ``template``.
-            idempotency_key: a call with a key that was used in the last 24 h
-                runs nothing and is refused. Default: a random one.
+            idempotency_key: names the run. A second call with the key of one
+                that goes on follows that, from its beginning; one that has ended
+                in the last 24 h is not run again. Default: a random one.
             api_key: see the class.
             base_url: see the class.
             ca_cert: see the class.
@@ -389,8 +388,9 @@ class Sandbox:
         Raises:
             TimeoutError: ``exec_timeout``.
             ConflictError: ``call_in_progress``, ``idempotency_key_reused``.
-            SandboxError: those of :meth:`create` and :meth:`Commands.run`. After
-                ``transport_error`` it is not known whether the program ran.
+            SandboxError: those of :meth:`create` and :meth:`Commands.run`. A lost
+                connection is taken up again; after ``transport_error`` it is not
+                known whether the program ran, and nothing of it is left.
         """
         run, request = _requests.run_once(
             command,
@@ -406,19 +406,19 @@ class Sandbox:
             ),
             idempotency_key,
         )
-        log, collector = LogReader(), Collector()
+        running, collector = Running(request), Collector()
         with Client(resolve(api_key, base_url, ca_cert)) as client:
             try:
-                with client.read(RUN_ONCE, request, silence=RUN_ONCE_SILENCE) as stream:
-                    for frame in stream:
-                        event = log.take(frame)
-                        if event is not None:
-                            collector.add(event)
-                        if log.ended:
-                            return collector.result(log.lost_bytes)
+                with contextlib.closing(_follow.run(client, running)) as events:
+                    for event in events:
+                        collector.add(event)
             except SandboxError as error:
                 raise _requests.explain_start(error, run) from None
-        raise cut_short()
+            except BaseException:
+                _end_run(client, running.sandbox_id)
+                raise
+            _end_run(client, running.sandbox_id)
+        return collector.result(running.log.lost_bytes)
 
     @overload
     def get_info(self, fields: None = ..., *, request_timeout: Optional[float] = ...) -> SandboxInfo: ...
@@ -524,3 +524,10 @@ def _get_metrics(client: Client, sandbox_id: str, request_timeout: Optional[floa
 def _kill(client: Client, sandbox_id: str, request_timeout: Optional[float]) -> None:
     request = sandbox_pb2.DestroySandboxRequest(sandbox_id=_requests.plain_text("sandbox_id", sandbox_id))
     client.call(DESTROY_SANDBOX, request, request_timeout)
+
+
+def _end_run(client: Client, sandbox_id: str) -> None:
+    """The sandbox goes without this as well, half a minute later."""
+    with contextlib.suppress(SandboxError):
+        if sandbox_id:
+            _kill(client, sandbox_id, None)

@@ -59,7 +59,7 @@ pub fn wanted(checks: &mut Checks, field: &str, spec: SandboxSpec) -> Wanted {
         envs: spec.envs,
         cwd: spec.cwd,
         internet: spec.internet_access.unwrap_or(true),
-        ephemeral: false,
+        detach_grace: None,
     }
 }
 

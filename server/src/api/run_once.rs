@@ -1,15 +1,16 @@
-//! RunOnce: a sandbox for one command. Whatever happens, the sandbox is
-//! destroyed, also when the caller leaves at any moment.
+//! RunOnce: a sandbox for one command. The sandbox and the command are keyed, so
+//! that a caller that was cut off finds both again.
 
 use std::sync::Arc;
 
 use nullspace_proto::{
-    Error, Reason, Result, id,
+    Error, Reason, Result, limits,
     v1::{
-        AttachCommandRequest, AttachOpen, CommandSpec, Exit, OutputAck, Overflow, RunOnceResponse,
+        AttachCommandRequest, AttachOpen, CommandSpec, LogPosition, OutputAck, Overflow, RunOnceResponse,
         attach_command_request, attach_command_response, command_service_client::CommandServiceClient,
         run_once_response::Frame,
     },
+    validate,
 };
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -19,94 +20,117 @@ use super::convert;
 use crate::{
     route::pool::AgentChannel,
     sandbox::{Sandboxes, Wanted, live::Live},
-    store::idempotency::Ticket,
 };
 
 /// Acknowledgements that may be on their way.
 const ACKS: usize = 16;
+/// What may be on its way to a caller: so much less is acknowledged than was
+/// sent, because a caller that was cut off has not got all of it.
+const ON_THE_WAY: i64 = 4 << 20;
+/// A run keeps at least this much: what is on its way, and some to go on with.
+const MIN_RETAINED: i64 = 16 << 20;
+/// The one command of a run.
+const COMMAND: &str = "run";
 
-/// One run and the way to its caller.
+/// One call, and the way to its caller.
 pub struct Run {
     /// Who asked.
     pub owner: String,
+    /// The run's name.
+    pub key: String,
+    /// What the name stands for.
+    pub canonical: Vec<u8>,
     /// The sandbox.
     pub wanted: Wanted,
     /// The command.
     pub command: CommandSpec,
     /// Silence before a keepalive.
     pub keepalive: Option<prost_types::Duration>,
+    /// Where to go on.
+    pub position: Option<LogPosition>,
     /// To the caller.
     pub frames: mpsc::Sender<Result<RunOnceResponse, Status>>,
 }
 
 impl Run {
-    /// Runs, destroys, and only then says how it ended.
-    pub async fn finish(self, sandboxes: Arc<Sandboxes>, ticket: Ticket) {
-        let frames = self.frames.clone();
-        let outcome = self.run(&sandboxes).await;
-        if let Err(error) = sandboxes.end_run(&ticket).await {
-            tracing::error!(%error, "the end of a run was not recorded");
+    /// Follows the run until its end, an error, or its caller leaves.
+    pub async fn finish(self, sandboxes: Arc<Sandboxes>) {
+        let last = self.run(&sandboxes).await;
+        if let Err(error) = last {
+            // A caller that has left misses nothing.
+            let _ = self.frames.send(Err(error.into())).await;
         }
-        let last = outcome.map(|exit| frame(Frame::Exit(exit))).map_err(Status::from);
-        // A caller that has left misses nothing it asked for.
-        let _ = frames.send(last).await;
     }
 
-    async fn run(self, sandboxes: &Arc<Sandboxes>) -> Result<Exit> {
-        let wanted = Wanted { ephemeral: true, ..self.wanted.clone() };
-        let record = sandboxes.create(&self.owner, "", &[], wanted).await?;
-        let followed = match sandboxes.live(&self.owner, &record.id) {
-            Ok(live) => {
-                let _ = self.frames.send(Ok(frame(Frame::Sandbox(convert::sandbox(&record))))).await;
-                tokio::select! {
-                    followed = self.follow(&live) => followed,
-                    () = self.frames.closed() => Err(Error::new(Reason::SandboxStopped, "the caller left")),
-                }
-            }
-            Err(error) => Err(error),
+    async fn run(&self, sandboxes: &Arc<Sandboxes>) -> Result<()> {
+        let again = self.position.is_some();
+        let beginning = sandboxes.begin_run(&self.owner, &self.key, &self.canonical, self.wanted.clone(), again);
+        let (record, live, _caller) = beginning.await?;
+        let mut started = false;
+        let followed = tokio::select! {
+            followed = self.follow(convert::sandbox(&record), &live, &mut started) => followed,
+            () = self.frames.closed() => return Ok(()),
         };
-        sandboxes.destroy(&self.owner, &record.id).await?;
+        // There is nothing to come back for.
+        if let Err(error) = &followed
+            && !started
+            && !error.reason().is_retryable()
+            && !matches!(error.reason(), Reason::AttachSuperseded | Reason::OutputDiverged | Reason::AgentLost)
+        {
+            sandboxes.give_up_run(&self.owner, &record.id, error).await?;
+        }
         followed
     }
 
-    async fn follow(&self, live: &Live) -> Result<Exit> {
-        let (acks, requests) = mpsc::channel(ACKS);
-        let start = CommandSpec { overflow: Overflow::Block as i32, ..self.command.clone() };
-        let open = AttachOpen {
-            sandbox_id: live.sandbox_id.clone(),
-            command_id: id::command(),
-            start: Some(start),
-            hold: true,
-            client_id: "run-once".into(),
-            keepalive: self.keepalive,
-            ..Default::default()
-        };
-        let send = |frame| acks.send(AttachCommandRequest { frame: Some(frame) });
+    async fn follow(&self, sandbox: nullspace_proto::v1::Sandbox, live: &Live, started: &mut bool) -> Result<()> {
+        self.pass(Frame::Sandbox(sandbox)).await?;
+        let (asks, requests) = mpsc::channel(ACKS);
+        let ask = |frame| asks.send(AttachCommandRequest { frame: Some(frame) });
         let gone = |_| Error::new(Reason::AgentUnreachable, "the sandbox's agent ended the run");
-        send(attach_command_request::Frame::Open(open)).await.map_err(gone)?;
+        ask(attach_command_request::Frame::Open(self.open(live))).await.map_err(gone)?;
         let mut agent = CommandServiceClient::new(AgentChannel(live.pool.clone()));
         let mut answers = agent.attach_command(ReceiverStream::new(requests)).await?.into_inner();
         while let Some(answer) = answers.next().await {
             use attach_command_response::Frame as Answer;
-            let passed = match answer?.frame {
-                Some(Answer::Exit(exit)) => return Ok(exit),
+            match answer?.frame {
+                Some(Answer::Started(_)) => *started = true,
                 Some(Answer::Output(output)) => {
                     let end = output.offset + output.data.len() as i64;
-                    let passed = self.frames.send(Ok(frame(Frame::Output(output)))).await;
-                    // Sent only after the caller's side has taken the bytes.
-                    let _ = send(attach_command_request::Frame::Ack(OutputAck { offset: end })).await;
-                    passed
+                    self.pass(Frame::Output(output)).await?;
+                    // What is refused here is told by the stream's end.
+                    let offset = (end - ON_THE_WAY).max(0);
+                    let _ = ask(attach_command_request::Frame::Ack(OutputAck { offset })).await;
                 }
-                Some(Answer::Truncated(truncated)) => self.frames.send(Ok(frame(Frame::Truncated(truncated)))).await,
-                Some(Answer::Keepalive(keepalive)) => self.frames.send(Ok(frame(Frame::Keepalive(keepalive)))).await,
-                _ => Ok(()),
-            };
-            passed.map_err(|_| Error::new(Reason::SandboxStopped, "the caller left"))?;
+                Some(Answer::Truncated(truncated)) => self.pass(Frame::Truncated(truncated)).await?,
+                Some(Answer::Keepalive(keepalive)) => self.pass(Frame::Keepalive(keepalive)).await?,
+                Some(Answer::Exit(exit)) => return self.pass(Frame::Exit(exit)).await,
+                _ => {}
+            }
         }
         Err(Error::new(Reason::AgentUnreachable, "the command's output ended without its exit"))
     }
-}
 
-fn frame(frame: Frame) -> RunOnceResponse {
-    RunOnceResponse { frame: Some(frame) }
+    fn open(&self, live: &Live) -> AttachOpen {
+        let mut start = CommandSpec { overflow: Overflow::Block as i32, ..self.command.clone() };
+        // The process waits for a caller as long as the sandbox does.
+        let grace = self.wanted.detach_grace.unwrap_or_default().max(limits::DEFAULT_HOLD_GRACE);
+        start.hold_grace = Some(validate::duration(grace));
+        if start.retain_output_bytes > 0 {
+            start.retain_output_bytes = start.retain_output_bytes.max(MIN_RETAINED);
+        }
+        AttachOpen {
+            sandbox_id: live.sandbox_id.clone(),
+            command_id: COMMAND.into(),
+            start: Some(start),
+            position: self.position.clone(),
+            hold: true,
+            client_id: "run-once".into(),
+            keepalive: self.keepalive,
+        }
+    }
+
+    async fn pass(&self, frame: Frame) -> Result<()> {
+        let passed = self.frames.send(Ok(RunOnceResponse { frame: Some(frame) })).await;
+        passed.map_err(|_| Error::new(Reason::SandboxStopped, "the caller left"))
+    }
 }

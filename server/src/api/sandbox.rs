@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     caller::Caller,
-    sandbox::{Sandboxes, list::Filter},
+    sandbox::{Sandboxes, Wanted, list::Filter},
     store::idempotency::canonical,
 };
 
@@ -140,18 +140,35 @@ impl SandboxService for SandboxApi {
 
     async fn run_once(&self, request: Request<RunOnceRequest>) -> Result<Response<Self::RunOnceStream>, Status> {
         let (caller, request) = (Caller::of(&request)?, request.into_inner());
-        let canonical = canonical(&request, |request| request.idempotency_key.clear());
+        let canonical = canonical(&request, |request| {
+            request.idempotency_key.clear();
+            (request.keepalive, request.position) = (None, None);
+        });
         let mut checks = Checks::default();
         convert::idempotency_key(&mut checks, &request.idempotency_key);
         let wanted = convert::wanted(&mut checks, "sandbox", request.sandbox.unwrap_or_default());
         let command = request.command.unwrap_or_default();
         checks.command("command", &command);
+        checks.position("position", request.position.as_ref());
         checks.duration("keepalive", request.keepalive.as_ref(), Duration::from_secs(1)..=limits::MAX_KEEPALIVE);
+        let grace = Duration::ZERO..=limits::MAX_DETACH_GRACE;
+        let grace = checks.duration("detach_grace", request.detach_grace.as_ref(), grace);
         checks.finish()?;
+        // Without a key nobody can come back.
+        let come_back = !request.idempotency_key.is_empty();
+        let grace = if come_back { grace.unwrap_or(limits::DEFAULT_DETACH_GRACE) } else { Duration::ZERO };
         let (frames, stream) = mpsc::channel(RUN_BACKLOG);
-        let ticket = self.sandboxes.begin_run(&caller.owner, &request.idempotency_key, &canonical).await?;
-        let run = Run { owner: caller.owner, wanted, command, keepalive: request.keepalive, frames };
-        self.sandboxes.spawn(run.finish(self.sandboxes.clone(), ticket));
+        let run = Run {
+            owner: caller.owner,
+            key: request.idempotency_key,
+            canonical,
+            wanted: Wanted { detach_grace: Some(grace), ..wanted },
+            command,
+            keepalive: request.keepalive,
+            position: request.position,
+            frames,
+        };
+        self.sandboxes.spawn(run.finish(self.sandboxes.clone()));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

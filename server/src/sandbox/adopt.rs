@@ -52,14 +52,12 @@ impl Sandboxes {
     async fn adopt_one(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {
         let record = entry.record();
         match &record.state {
-            State::Running { .. } if record.spec.ephemeral => {
-                self.finish(entry, End::Destroyed, "the server stopped while it ran its command").await;
-            }
             State::Running { execution } => match self.take_over(&record, execution.clone()).await? {
                 Some(live) => {
                     tracing::info!(sandbox = record.id, "adopted");
                     self.note(&record);
                     self.watch(entry, live);
+                    self.wait_for_callers(entry);
                 }
                 None => self.finish(entry, End::Lost, "its kernel died while the server was away").await,
             },

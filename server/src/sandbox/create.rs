@@ -34,7 +34,19 @@ impl Sandboxes {
         canonical: &[u8],
         wanted: Wanted,
     ) -> Result<Arc<Record>> {
-        let ticket = match self.idempotency.begin(owner, "CreateSandbox", key, canonical).await? {
+        self.create_by("CreateSandbox", owner, key, canonical, wanted).await
+    }
+
+    /// The same for another method: its keys are its own.
+    pub(super) async fn create_by(
+        self: &Arc<Self>,
+        method: &'static str,
+        owner: &str,
+        key: &str,
+        canonical: &[u8],
+        wanted: Wanted,
+    ) -> Result<Arc<Record>> {
+        let ticket = match self.idempotency.begin(owner, method, key, canonical).await? {
             Begin::Answered(bytes) => return decode(key, &bytes).map(Arc::new),
             Begin::First(ticket) => ticket,
         };

@@ -33,6 +33,7 @@ use self::{
     live::Live,
     metrics::Samples,
     record::{Record, Spec, State},
+    run_once::Callers,
     warm::WarmPool,
 };
 use crate::{
@@ -70,6 +71,8 @@ struct Entry {
     /// Held for a change of state.
     change: tokio::sync::Mutex<()>,
     samples: Samples,
+    /// Callers of its run.
+    callers: Callers,
 }
 
 impl Entry {
@@ -80,6 +83,7 @@ impl Entry {
             live: Mutex::default(),
             change: tokio::sync::Mutex::default(),
             samples: Samples::default(),
+            callers: Callers::default(),
         })
     }
 
@@ -318,8 +322,8 @@ pub struct Wanted {
     pub cwd: String,
     /// It may reach other networks.
     pub internet: bool,
-    /// It must not outlive the server that made it.
-    pub ephemeral: bool,
+    /// It is there for one run, and waits so long for a caller.
+    pub detach_grace: Option<Duration>,
 }
 
 impl Sandboxes {
@@ -340,7 +344,7 @@ impl Sandboxes {
             cwd: if cwd_chosen { wanted.cwd } else { template.workdir.clone() },
             cwd_chosen,
             internet: wanted.internet,
-            ephemeral: wanted.ephemeral,
+            detach_grace: wanted.detach_grace,
         };
         Ok((spec, plan))
     }

@@ -66,8 +66,10 @@ pub struct Spec {
     pub cwd_chosen: bool,
     /// It may reach other networks.
     pub internet: bool,
-    /// It must not outlive the server that made it: nobody would end it.
-    pub ephemeral: bool,
+    /// It is there for one run: how long it waits for a caller. `None`: it has a
+    /// life of its own.
+    #[serde(default)]
+    pub detach_grace: Option<Duration>,
 }
 
 /// Where a sandbox is in its life, with what is only true there.

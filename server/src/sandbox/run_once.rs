@@ -1,27 +1,112 @@
-//! Sandboxes that exist for one run: a key runs once, and never again.
+//! Sandboxes that exist for one run: each waits a while for a caller, and goes
+//! when none has come.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use nullspace_proto::{Error, Reason, Result};
 
-use super::Sandboxes;
-use crate::store::idempotency::{Begin, Ticket};
+use super::{
+    Entry, Sandboxes, Wanted,
+    live::Live,
+    record::{End, Record, State},
+};
+
+/// Who follows a run.
+#[derive(Default)]
+pub(super) struct Callers(Mutex<Count>);
+
+#[derive(Default)]
+struct Count {
+    now: usize,
+    /// How often one came: tells whether one has been there meanwhile.
+    came: u64,
+}
+
+impl Callers {
+    fn count(&self) -> std::sync::MutexGuard<'_, Count> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn come(&self) {
+        let mut count = self.count();
+        count.now += 1;
+        count.came += 1;
+    }
+
+    /// Whether nobody is there, and nobody came since `came` had come.
+    fn stayed_away_since(&self, came: u64) -> bool {
+        let count = self.count();
+        count.now == 0 && count.came == came
+    }
+}
+
+/// A caller of a run. While there is one its sandbox stays.
+pub struct Caller {
+    sandboxes: Arc<Sandboxes>,
+    entry: Arc<Entry>,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.entry.callers.count().now -= 1;
+        self.sandboxes.wait_for_callers(&self.entry);
+    }
+}
 
 impl Sandboxes {
-    /// Admits a run. A key whose run has ended is refused: its output is gone.
-    pub async fn begin_run(&self, owner: &str, key: &str, canonical: &[u8]) -> Result<Ticket> {
-        match self.idempotency.begin(owner, "RunOnce", key, canonical).await? {
-            Begin::First(ticket) => Ok(ticket),
-            Begin::Answered(_) => {
-                Err(Error::new(Reason::IdempotencyKeyReused, "this run has ended, and its output is gone with it"))
+    /// Makes the sandbox of a run, or finds the one that was made under the same
+    /// key. `again`: the caller has followed it before.
+    pub async fn begin_run(
+        self: &Arc<Self>,
+        owner: &str,
+        key: &str,
+        canonical: &[u8],
+        wanted: Wanted,
+        again: bool,
+    ) -> Result<(Arc<Record>, Arc<Live>, Caller)> {
+        let record = self.create_by("RunOnce", owner, key, canonical, wanted).await?;
+        let entry = self.entry(owner, &record.id)?;
+        entry.callers.come();
+        let caller = Caller { sandboxes: self.clone(), entry };
+        match self.live(owner, &record.id) {
+            Ok(live) => Ok((caller.entry.record(), live, caller)),
+            Err(error) if error.reason() == Reason::SandboxStopped && !again => {
+                let message = format!("the run with this key has ended, and its output is gone: {}", error.message());
+                Err(Error::new(Reason::IdempotencyKeyReused, message).with("sandbox_id", &record.id))
             }
+            Err(error) => Err(error),
         }
     }
 
-    /// Records that a run has ended.
-    pub async fn end_run(&self, ticket: &Ticket) -> Result<()> {
-        if let Some(write) = ticket.outcome(Vec::new())? {
-            self.store.commit(vec![], vec![write]).await?;
-        }
-        Ok(())
+    /// Ends the sandbox of a run whose command could not be started.
+    pub async fn give_up_run(self: &Arc<Self>, owner: &str, id: &str, why: &Error) -> Result<Arc<Record>> {
+        let reason = format!("its command was not started: {}", why.message());
+        self.end(&self.entry(owner, id)?, End::Destroyed, &reason).await
+    }
+
+    /// Ends a run's sandbox when no caller comes in time.
+    pub(super) fn wait_for_callers(self: &Arc<Self>, entry: &Arc<Entry>) {
+        let record = entry.record();
+        let Some(grace) = record.spec.detach_grace.filter(|_| matches!(record.state, State::Running { .. })) else {
+            return;
+        };
+        let came = entry.callers.count().came;
+        let (this, entry) = (self.clone(), entry.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                // The next server waits anew.
+                () = this.stopping.cancelled(), if grace > Duration::ZERO => return,
+                () = tokio::time::sleep(grace) => {}
+            }
+            if entry.callers.stayed_away_since(came)
+                && let Err(error) = this.end(&entry, End::Destroyed, "its caller has left").await
+            {
+                tracing::error!(sandbox = entry.record().id, %error, "the sandbox of a run was not ended; it is tried again");
+            }
+        });
     }
 
     /// Lets a task go on until it is done, also while the server stops.

@@ -148,17 +148,15 @@ def test_a_write_that_is_cut_leaves_nothing(far, cutter, sandbox):
     assert sandbox.commands.run(listing, shell=True).stdout.strip() == "0"
 
 
-def test_run_once_is_never_run_twice(api, cutter):
+def test_a_run_that_is_cut_is_taken_up_again(api, cutter):
     mark = str(uuid.uuid4())
-    with api.Sandbox.list(base_url=cutter.url):
-        timer = threading.Timer(0.8, cutter.cut)
-        timer.start()
-        with raises(SandboxError, "transport_error"):
-            api.Sandbox.run_once("sleep", ["20"], base_url=cutter.url, metadata={"mark": mark}, memory_mb=256)
-        timer.join()
-    # Its sandbox goes with its caller.
-    deadline = time.monotonic() + 60
-    while list(Sandbox.list(query={"metadata": {"mark": mark}})):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    line = "for i in 1 2 3 4 5 6; do seq $((i*50000-49999)) $((i*50000)); sleep 0.2; done; exit 7"
+    with api.Sandbox.list(base_url=cutter.url), cutter.every(0.1):
+        result = api.Sandbox.run_once(
+            "sh", ["-c", line], base_url=cutter.url, metadata={"mark": mark}, memory_mb=256
+        )
+    assert cutter.count > 3
+    assert (result.stdout, result.exit_code) == ("".join(f"{n}\n" for n in range(1, 300001)), 7)
+    # It ran once, and is gone.
     assert len(list(Sandbox.list("destroyed", query={"metadata": {"mark": mark}}))) == 1
+    assert list(Sandbox.list(query={"metadata": {"mark": mark}})) == []
