@@ -5,6 +5,7 @@
 mod command;
 mod crash;
 mod file;
+mod idempotency;
 mod limits;
 mod network;
 mod output;
