@@ -37,7 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One row per method: path, policy, and whether the first message is `open`.
+/// One row per method: path, policy, whether the first message is `open`, and
+/// whether it streams.
 fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let extension = pool.get_extension_by_name("nullspace.v1.policy").ok_or("options.proto lacks `policy`")?;
     let mut rows = String::from("&[\n");
@@ -52,7 +53,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
             writeln!(
                 rows,
                 "Method {{ path: \"/{}/{}\", sandbox_plane: {}, scope: {:?}, idempotency: Idempotency::{}, wakes: {}, \
-                 activity: {}, bulk: {}, opens: {} }},",
+                 activity: {}, bulk: {}, opens: {}, streams: {} }},",
                 service.full_name(),
                 method.name(),
                 enum_name(policy, "plane")? == "PLANE_SANDBOX",
@@ -62,6 +63,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
                 boolean(policy, "activity"),
                 boolean(policy, "bulk"),
                 method.is_client_streaming(),
+                method.is_client_streaming() || method.is_server_streaming(),
             )?;
         }
     }

@@ -33,7 +33,7 @@ async fn write_with(sandbox: &TestSandbox, open: WriteFileOpen, bytes: &[u8]) ->
     send(sandbox, frames).await
 }
 
-async fn write(sandbox: &TestSandbox, path: &str, bytes: &[u8]) -> Result<FileInfo, Status> {
+pub async fn write(sandbox: &TestSandbox, path: &str, bytes: &[u8]) -> Result<FileInfo, Status> {
     write_with(sandbox, open(sandbox, path), bytes).await
 }
 

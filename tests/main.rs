@@ -11,6 +11,7 @@ mod network;
 mod output;
 mod peers;
 mod pool;
+mod quota;
 mod routing;
 mod sandbox;
 mod startup;

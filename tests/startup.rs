@@ -79,6 +79,12 @@ async fn every_setting_is_documented_and_two_servers_are_two_instances() -> Resu
         "pool-size",
         "pool-ready",
         "pool-memory",
+        "key-calls",
+        "key-streams",
+        "key-bytes-per-second",
+        "sandbox-calls",
+        "sandbox-streams",
+        "sandbox-bytes-per-second",
         "log",
     ] {
         let variable = format!("NULLSPACE_{}", name.replace('-', "_").to_uppercase());

@@ -21,6 +21,8 @@ pub struct Method {
     pub bulk: bool,
     /// The request is a stream, so its first message is `open`.
     pub opens: bool,
+    /// The request or the answer is a stream.
+    pub streams: bool,
 }
 
 /// Every method of every service, in the order of the files.

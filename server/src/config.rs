@@ -11,12 +11,14 @@ use clap::{Args, Parser, Subcommand};
 use nullspace_proto::{Error, Result};
 use serde::Deserialize;
 
-use crate::{runtime::network, sandbox::warm};
+use crate::{quota, runtime::network, sandbox::warm};
 
 const MAX_SLOTS: usize = network::MAX_SLOTS as usize;
 const DEFAULT_DATA: &str = "/var/lib/nullspace";
 const DEFAULT_LISTEN: &str = "127.0.0.1:3000";
 const DEFAULT_READY_SLOTS: usize = 8;
+const DEFAULT_KEY: quota::Limits = quota::Limits { calls: 16_384, streams: 16_384, bytes_per_second: 0 };
+const DEFAULT_SANDBOX: quota::Limits = quota::Limits { calls: 4_096, streams: 4_096, bytes_per_second: 0 };
 const DEFAULT_POOL: warm::Settings = warm::Settings { size: 8, ready: 1, memory_mib: 512 };
 
 /// Runs code in isolated sandboxes and serves all of it over gRPC.
@@ -132,6 +134,27 @@ pub struct Settings {
     /// each. Default: 512.
     #[arg(long, env = "NULLSPACE_POOL_MEMORY")]
     pub pool_memory: Option<usize>,
+    /// Calls that one API key may have at once; past that they are refused as
+    /// CONCURRENCY_LIMIT_REACHED. 0: no limit. Default: 16,384.
+    #[arg(long, env = "NULLSPACE_KEY_CALLS")]
+    pub key_calls: Option<usize>,
+    /// Streams that one API key may have at once. 0: no limit. Default: 16,384.
+    #[arg(long, env = "NULLSPACE_KEY_STREAMS")]
+    pub key_streams: Option<usize>,
+    /// Bytes a second that the calls of one API key may pass together, in both
+    /// directions; more is slowed down. 0: no limit. Default: 0.
+    #[arg(long, env = "NULLSPACE_KEY_BYTES_PER_SECOND")]
+    pub key_bytes_per_second: Option<u64>,
+    /// Calls into one sandbox at once. 0: no limit. Default: 4,096.
+    #[arg(long, env = "NULLSPACE_SANDBOX_CALLS")]
+    pub sandbox_calls: Option<usize>,
+    /// Streams into one sandbox at once. 0: no limit. Default: 4,096.
+    #[arg(long, env = "NULLSPACE_SANDBOX_STREAMS")]
+    pub sandbox_streams: Option<usize>,
+    /// Bytes a second that the calls into one sandbox may pass together, in both
+    /// directions; more is slowed down. 0: no limit. Default: 0.
+    #[arg(long, env = "NULLSPACE_SANDBOX_BYTES_PER_SECOND")]
+    pub sandbox_bytes_per_second: Option<u64>,
     /// What to log, such as `info` or `nullspaced=debug`. Default: info.
     #[arg(long, env = "NULLSPACE_LOG")]
     pub log: Option<String>,
@@ -151,6 +174,7 @@ pub struct Config {
     pub ready_slots: usize,
     pub max_sandboxes: usize,
     pub pool: warm::Settings,
+    pub quotas: quota::Settings,
     pub log: String,
 }
 
@@ -174,6 +198,18 @@ impl Settings {
                 size: self.pool_size.or(file.pool_size).unwrap_or(DEFAULT_POOL.size),
                 ready: self.pool_ready.or(file.pool_ready).unwrap_or(DEFAULT_POOL.ready),
                 memory_mib: self.pool_memory.or(file.pool_memory).unwrap_or(DEFAULT_POOL.memory_mib),
+            },
+            quotas: quota::Settings {
+                key: quota::Limits {
+                    calls: self.key_calls.or(file.key_calls).unwrap_or(DEFAULT_KEY.calls),
+                    streams: self.key_streams.or(file.key_streams).unwrap_or(DEFAULT_KEY.streams),
+                    bytes_per_second: self.key_bytes_per_second.or(file.key_bytes_per_second).unwrap_or(0),
+                },
+                sandbox: quota::Limits {
+                    calls: self.sandbox_calls.or(file.sandbox_calls).unwrap_or(DEFAULT_SANDBOX.calls),
+                    streams: self.sandbox_streams.or(file.sandbox_streams).unwrap_or(DEFAULT_SANDBOX.streams),
+                    bytes_per_second: self.sandbox_bytes_per_second.or(file.sandbox_bytes_per_second).unwrap_or(0),
+                },
             },
             log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
             data_dir,

@@ -8,6 +8,7 @@ mod front;
 mod health;
 mod instance;
 mod keys;
+mod quota;
 mod route;
 mod runtime;
 mod sandbox;

@@ -18,6 +18,7 @@ use crate::{
     front::{Dispatch, listen::Front},
     instance::{self, Instance},
     keys::{ApiKeys, derive_secret},
+    quota::Quotas,
     route::Relay,
     runtime::{assets::Assets, gvisor::Gvisor, network::Slots},
     sandbox::Sandboxes,
@@ -38,6 +39,7 @@ pub struct Server {
     sandboxes: Arc<Sandboxes>,
     slots: Arc<Slots>,
     keys: Arc<ApiKeys>,
+    quotas: Quotas,
     exporter: Exporter,
     instance: Instance,
     /// Held as long as the server lives.
@@ -78,7 +80,7 @@ impl Server {
         client_config::refresh(clients, |key| keys.authenticate(key).is_ok(), &url)?;
         exporter.try_export().await;
         fs::write(data.join("listen.addr"), front.address()?.to_string()).map_err(|error| fault(data, &error))?;
-        Ok(Self { front, sandboxes, slots, keys, exporter, instance, _lock: lock })
+        Ok(Self { front, sandboxes, slots, keys, quotas: Quotas::new(config.quotas), exporter, instance, _lock: lock })
     }
 
     /// Serves until `stop`. Sandboxes go on; the next server takes them over.
@@ -91,7 +93,8 @@ impl Server {
         let sandbox = SandboxApi::new(self.sandboxes.clone());
         let system = SystemApi::new(self.instance, self.keys.clone(), self.sandboxes.clone());
         let api = Api::new(sandbox, system, health_service, reflection);
-        let dispatch = Dispatch::new(self.keys, api, Relay::new(self.sandboxes.clone()));
+        let relay = Relay::new(self.sandboxes.clone(), self.quotas.clone());
+        let dispatch = Dispatch::new(self.keys, self.quotas, api, relay);
         tracing::info!(url = self.front.url()?, "serving");
         let stopping = async {
             stop.cancelled().await;

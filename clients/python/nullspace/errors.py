@@ -295,7 +295,7 @@ _CODES: tuple[tuple[type[SandboxError], frozenset[str]], ...] = (
     ),
     (NotFoundError, frozenset({"not_found"})),
     (BuildError, frozenset({"build_error"})),
-    (RateLimitError, frozenset({"rate_limit_exceeded"})),
+    (RateLimitError, frozenset({"rate_limit_exceeded", "concurrency_limit_reached"})),
     (NotImplementedError, frozenset({"not_implemented", "method_unknown", "capability_unsupported"})),
     (TimeoutError, frozenset({"timeout", "exec_timeout"})),
 )

@@ -13,6 +13,7 @@ use crate::{
     api::{self, Api},
     caller::Caller,
     keys::ApiKeys,
+    quota::Quotas,
     route::Relay,
 };
 
@@ -21,6 +22,7 @@ pub struct Dispatch<H: Health, R: ServerReflection>(Arc<Planes<H, R>>);
 
 struct Planes<H: Health, R: ServerReflection> {
     keys: Arc<ApiKeys>,
+    quotas: Quotas,
     api: Api<H, R>,
     relay: Relay,
 }
@@ -32,13 +34,13 @@ impl<H: Health, R: ServerReflection> Clone for Dispatch<H, R> {
 }
 
 impl<H: Health, R: ServerReflection> Dispatch<H, R> {
-    /// From the keys and both planes.
-    pub fn new(keys: Arc<ApiKeys>, api: Api<H, R>, relay: Relay) -> Self {
-        Self(Arc::new(Planes { keys, api, relay }))
+    /// From the keys, what they may use, and both planes.
+    pub fn new(keys: Arc<ApiKeys>, quotas: Quotas, api: Api<H, R>, relay: Relay) -> Self {
+        Self(Arc::new(Planes { keys, quotas, api, relay }))
     }
 
     /// Answers a call.
-    pub async fn call(&self, mut request: Request<Body>) -> Response<Body> {
+    pub async fn call(&self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path();
         if api::is_open(path) {
             return self.0.api.call(request).await;
@@ -46,15 +48,21 @@ impl<H: Health, R: ServerReflection> Dispatch<H, R> {
         let Some(method) = policy::find(path) else {
             return Status::from(Error::new(Reason::MethodUnknown, format!("there is no method {path}"))).into_http();
         };
-        let caller = match self.caller(request.headers(), method.scope) {
-            Ok(caller) => caller,
+        let admitted = self.caller(request.headers(), method.scope).and_then(|caller| {
+            let share = self.0.quotas.of_key(&caller.key.id, method)?;
+            Ok((caller, share))
+        });
+        let (caller, share) = match admitted {
+            Ok(admitted) => admitted,
             Err(error) => return Status::from(error).into_http(),
         };
-        if method.sandbox_plane {
-            return self.0.relay.call(method, caller, request).await;
-        }
-        request.extensions_mut().insert(caller);
-        self.0.api.call(request).await
+        let mut request = request.map(|body| share.paced(body));
+        share.hold(if method.sandbox_plane {
+            self.0.relay.call(method, caller, request).await
+        } else {
+            request.extensions_mut().insert(caller);
+            self.0.api.call(request).await
+        })
     }
 
     fn caller(&self, headers: &HeaderMap, scope: &'static str) -> Result<Caller> {

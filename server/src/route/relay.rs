@@ -15,6 +15,7 @@ use tonic::{Status, body::Body};
 use super::first;
 use crate::{
     caller::Caller,
+    quota::Quotas,
     sandbox::{Sandboxes, live::Live},
     size::Oversize,
 };
@@ -28,12 +29,13 @@ const NOT_PASSED: [&str; 4] = ["authorization", "connection", "te", "host"];
 #[derive(Clone)]
 pub struct Relay {
     sandboxes: Arc<Sandboxes>,
+    quotas: Quotas,
 }
 
 impl Relay {
-    /// Routes to these sandboxes.
-    pub fn new(sandboxes: Arc<Sandboxes>) -> Self {
-        Self { sandboxes }
+    /// Routes to these sandboxes, as much as each may have.
+    pub fn new(sandboxes: Arc<Sandboxes>, quotas: Quotas) -> Self {
+        Self { sandboxes, quotas }
     }
 
     /// Passes a call on. The caller is authorized for the method already.
@@ -51,14 +53,15 @@ impl Relay {
         let first = first::read(&mut body, method.opens).await.map_err(|error| reported(oversize.as_ref(), error))?;
         let live = self.sandboxes.live(&caller.owner, &first.sandbox_id)?;
         check_incarnation(&parts.headers, &live)?;
+        let share = self.quotas.of_sandbox(&live.sandbox_id, method)?;
         for name in NOT_PASSED {
             parts.headers.remove(name);
         }
         parts.headers.insert("te", HeaderValue::from_static("trailers"));
         parts.version = http::Version::HTTP_2;
-        let request = Request::from_parts(parts, Body::new(Rest { read: Some(first.read), body }));
+        let request = Request::from_parts(parts, share.paced(Body::new(Rest { read: Some(first.read), body })));
         let sent = live.pool.call(request, method.bulk);
-        let mut response = match oversize {
+        let response = match oversize {
             Some(oversize) => tokio::select! {
                 biased;
                 error = oversize.clone().found() => return Err(error),
@@ -66,6 +69,7 @@ impl Relay {
             },
             None => sent.await,
         };
+        let mut response = share.hold(response);
         name_execution(response.headers_mut(), &live);
         Ok(response)
     }

@@ -136,6 +136,7 @@ REASONS = {
     "CALL_IN_PROGRESS": (ConflictError, "call_in_progress"),
     "INTERNAL": (SandboxError, "internal"),
     "SERVER_STOPPING": (SandboxError, "server_stopping"),
+    "CONCURRENCY_LIMIT_REACHED": (RateLimitError, "concurrency_limit_reached"),
     "SANDBOX_NOT_FOUND": (NotFoundError, "sandbox_not_found"),
     "SANDBOX_NOT_READY": (ConflictError, "sandbox_not_ready"),
     "SANDBOX_STOPPED": (ConflictError, "sandbox_stopped"),
