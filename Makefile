@@ -16,7 +16,8 @@ build: ## Build the server, the agent and the Python stubs
 run: ## Set up, start the server and run the quickstart
 	@scripts/run.sh
 
-start: setup ## Start the server in the background
+start: ## Start the server in the background
+	@scripts/setup.sh run
 	@scripts/server.sh start
 
 stop: ## Stop the server; its sandboxes go on
@@ -34,8 +35,9 @@ test-cgroup2: ## Run some tests in an emulated Debian 12 with cgroup v2, slowly
 lint: ## Check style, the contract, dependencies and sizes
 	@scripts/lint.sh
 
-proto: ## Generate code from proto/ again
-	@rm -f target/stamps/stubs && scripts/setup.sh stubs
+proto: ## Generate code from proto/ again, in all languages, and build the clients
+	@rm -f $(addprefix target/stamps/,stubs go)
+	@scripts/setup.sh stubs buf go
 
 clean-host: ## Remove all that any server left on this host
 	@scripts/clean-host.sh

@@ -5,7 +5,7 @@
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-CHECKS=(fmt clippy buf ruff mypy deps docs size shell)
+CHECKS=(fmt clippy buf ruff mypy go deps docs size shell)
 BUF=node_modules/.bin/buf
 
 check_fmt() {
@@ -32,6 +32,13 @@ check_mypy() {
     "$PYTHON" -m mypy --strict templates/build.py scripts/check-deps.py
 }
 
+check_go() {
+    local unformatted
+    unformatted=$(gofmt -l clients/go/*.go clients/go/cmd)
+    [ -z "$unformatted" ] || die "not as gofmt has it: $unformatted"
+    (cd clients/go && go vet ./...)
+}
+
 check_deps() {
     "$PYTHON" scripts/check-deps.py
 }
@@ -53,8 +60,7 @@ check_shell() {
 }
 
 tools() {
-    "$ROOT/scripts/setup.sh" packages python stubs
-    [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --ignore-scripts --silent
+    "$ROOT/scripts/setup.sh" packages python stubs buf go
 }
 
 main() {

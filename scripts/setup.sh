@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing and builds everything. Each step looks first whether
-# its work is done. With names of steps: only those.
+# its work is done. With names of steps: only those; `run` names those that a
+# server and its Python client need.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 # shellcheck source=scripts/versions.env
@@ -8,6 +9,7 @@ source "$ROOT/scripts/versions.env"
 cd "$ROOT"
 
 STEPS=(prerequisites packages server agent engine python stubs template)
+CLIENTS=(buf go)
 PACKAGES=(ca-certificates gcc iproute2 libc6-dev mmdebstrap mold nftables procps)
 STAMPS=$ROOT/target/stamps
 
@@ -34,12 +36,17 @@ step_prerequisites() {
 }
 
 step_packages() {
-    local wanted=() package installed
     # Another Python than Debian's brings its own venv.
     python3 -c 'import ensurepip, venv' 2>/dev/null || PACKAGES+=(python3-venv)
+    install_packages "${PACKAGES[@]}"
+}
+
+# Installs those of the Debian packages that are missing.
+install_packages() {
+    local wanted=() package installed
     # shellcheck disable=SC2016
-    installed=$(dpkg-query -Wf '${db:Status-Status} ${Package}\n' "${PACKAGES[@]}" 2>/dev/null) || true
-    for package in "${PACKAGES[@]}"; do
+    installed=$(dpkg-query -Wf '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null) || true
+    for package in "$@"; do
         grep -qx "installed $package" <<<"$installed" || wanted+=("$package")
     done
     [ ${#wanted[@]} -gt 0 ] || return 0
@@ -103,6 +110,18 @@ step_template() {
     remember "$ASSETS/templates/source-base" "$source" "$ASSETS/templates/by-name/base"
 }
 
+step_buf() {
+    [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --ignore-scripts --silent
+}
+
+step_go() {
+    local inputs program=clients/go/build/follow
+    inputs=$(go version; cat proto/nullspace/v1/*.proto clients/go/{*.*,cmd/*/*.go})
+    [ ! -x "$program" ] || ! stamped go "$inputs" || return 0
+    (cd clients/go && go generate && go build -buildvcs=false -o build/ ./cmd/follow)
+    stamp go "$inputs"
+}
+
 # An asset is there when what it was made from is unchanged and the link leads
 # to what was installed from that.
 done_before() {
@@ -136,13 +155,18 @@ title() {
     python) echo "Python environment" ;;
     stubs) echo "Python stubs" ;;
     template) echo "Template base" ;;
-    *) die "no such step: $1 (there are ${STEPS[*]})" ;;
+    buf) echo "Compiler of the contract (buf)" ;;
+    go) echo "Client in Go" ;;
+    *) die "no such step: $1 (there are ${STEPS[*]} ${CLIENTS[*]}, and run for the first ${#STEPS[@]})" ;;
     esac
 }
 
 main() {
-    local steps=("${STEPS[@]}") number=0 started
-    [ $# -eq 0 ] || steps=("$@")
+    local steps=("$@") number=0 started
+    case $* in
+    '') steps=("${STEPS[@]}" "${CLIENTS[@]}") ;;
+    run) steps=("${STEPS[@]}") ;;
+    esac
     for step in "${steps[@]}"; do
         number=$((number + 1))
         echo "[$number/${#steps[@]}] $(title "$step")"
