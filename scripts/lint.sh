@@ -5,7 +5,7 @@
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-CHECKS=(fmt clippy buf ruff mypy go deps docs size shell)
+CHECKS=(fmt clippy buf ruff mypy go typescript deps docs size shell)
 BUF=node_modules/.bin/buf
 
 check_fmt() {
@@ -39,6 +39,10 @@ check_go() {
     (cd clients/go && go vet ./...)
 }
 
+check_typescript() {
+    (cd clients/typescript && npm run --silent check)
+}
+
 check_deps() {
     "$PYTHON" scripts/check-deps.py
 }
@@ -60,7 +64,7 @@ check_shell() {
 }
 
 tools() {
-    "$ROOT/scripts/setup.sh" packages python stubs buf go
+    "$ROOT/scripts/setup.sh" packages python stubs buf go typescript
 }
 
 main() {

@@ -9,7 +9,7 @@ source "$ROOT/scripts/versions.env"
 cd "$ROOT"
 
 STEPS=(prerequisites packages server agent engine python stubs template)
-CLIENTS=(buf go)
+CLIENTS=(buf go typescript)
 PACKAGES=(ca-certificates gcc iproute2 libc6-dev mmdebstrap mold nftables procps)
 STAMPS=$ROOT/target/stamps
 
@@ -122,6 +122,15 @@ step_go() {
     stamp go "$inputs"
 }
 
+step_typescript() {
+    local inputs program=clients/typescript/build/follow.js
+    inputs=$(node --version; cat proto/nullspace/v1/*.proto clients/third_party/google/rpc/*.proto \
+        clients/typescript/{*.*,src/*.ts})
+    [ ! -e "$program" ] || ! stamped typescript "$inputs" || return 0
+    (cd clients/typescript && npm ci --ignore-scripts --silent && npm run --silent generate && npm run --silent build)
+    stamp typescript "$inputs"
+}
+
 # An asset is there when what it was made from is unchanged and the link leads
 # to what was installed from that.
 done_before() {
@@ -157,6 +166,7 @@ title() {
     template) echo "Template base" ;;
     buf) echo "Compiler of the contract (buf)" ;;
     go) echo "Client in Go" ;;
+    typescript) echo "Client in TypeScript" ;;
     *) die "no such step: $1 (there are ${STEPS[*]} ${CLIENTS[*]}, and run for the first ${#STEPS[@]})" ;;
     esac
 }
