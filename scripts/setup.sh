@@ -9,7 +9,7 @@ source "$ROOT/scripts/versions.env"
 cd "$ROOT"
 
 STEPS=(prerequisites packages server agent engine python stubs template)
-CLIENTS=(buf go typescript)
+CLIENTS=(buf go typescript java)
 PACKAGES=(ca-certificates gcc iproute2 libc6-dev mmdebstrap mold nftables procps)
 STAMPS=$ROOT/target/stamps
 
@@ -131,6 +131,15 @@ step_typescript() {
     stamp typescript "$inputs"
 }
 
+step_java() {
+    local inputs program=clients/java/target/follow.jar
+    { command -v javac && command -v mvn; } >/dev/null || install_packages default-jdk-headless maven
+    inputs=$(java --version; cat proto/nullspace/v1/*.proto clients/java/pom.xml; find clients/java/src -type f -exec cat {} +)
+    [ ! -e "$program" ] || ! stamped java "$inputs" || return 0
+    (cd clients/java && mvn --batch-mode --quiet -Dstyle.color=never package)
+    stamp java "$inputs"
+}
+
 # An asset is there when what it was made from is unchanged and the link leads
 # to what was installed from that.
 done_before() {
@@ -167,6 +176,7 @@ title() {
     buf) echo "Compiler of the contract (buf)" ;;
     go) echo "Client in Go" ;;
     typescript) echo "Client in TypeScript" ;;
+    java) echo "Client in Java" ;;
     *) die "no such step: $1 (there are ${STEPS[*]} ${CLIENTS[*]}, and run for the first ${#STEPS[@]})" ;;
     esac
 }

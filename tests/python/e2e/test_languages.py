@@ -19,6 +19,7 @@ CLIENTS = pathlib.Path(__file__).parents[3] / "clients"
 PROGRAMS = {
     "go": [CLIENTS / "go/build/follow"],
     "typescript": ["node", CLIENTS / "typescript/build/follow.js"],
+    "java": ["java", "-jar", CLIENTS / "java/target/follow.jar"],
 }
 CUTS = {"small": 20, "full": 200}[os.environ.get("SCALE", "small")]
 # Seconds between cuts, again and again. The long ones let a program through that
