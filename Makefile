@@ -36,8 +36,8 @@ lint: ## Check style, the contract, dependencies and sizes
 	@scripts/lint.sh
 
 proto: ## Generate code from proto/ again, in all languages, and build the clients
-	@rm -f $(addprefix target/stamps/,stubs go typescript java)
-	@scripts/setup.sh stubs buf go typescript java
+	@rm -f $(addprefix target/stamps/,stubs go typescript java cpp)
+	@scripts/setup.sh stubs buf go typescript java cpp
 
 clean-host: ## Remove all that any server left on this host
 	@scripts/clean-host.sh

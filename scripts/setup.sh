@@ -9,8 +9,9 @@ source "$ROOT/scripts/versions.env"
 cd "$ROOT"
 
 STEPS=(prerequisites packages server agent engine python stubs template)
-CLIENTS=(buf go typescript java)
+CLIENTS=(buf go typescript java cpp)
 PACKAGES=(ca-certificates gcc iproute2 libc6-dev mmdebstrap mold nftables procps)
+CPP_PACKAGES=(cmake g++ libgrpc++-dev libprotobuf-dev libssl-dev pkgconf protobuf-compiler protobuf-compiler-grpc)
 STAMPS=$ROOT/target/stamps
 
 missing() {
@@ -140,6 +141,22 @@ step_java() {
     stamp java "$inputs"
 }
 
+step_cpp() {
+    local inputs program=clients/cpp/build/follow
+    if ! install_packages "${CPP_PACKAGES[@]}"; then
+        note "these packages do not install here: no client in C++, and its tests are skipped"
+        return
+    fi
+    # Generated code must match the library exactly.
+    inputs=$(dpkg-query -W "${CPP_PACKAGES[@]}"; cat proto/nullspace/v1/*.proto clients/third_party/google/rpc/*.proto \
+        clients/cpp/*.*)
+    [ ! -x "$program" ] || ! stamped cpp "$inputs" || return 0
+    note "building the client in C++, half a minute or more"
+    cmake -S clients/cpp -B clients/cpp/build >/dev/null
+    cmake --build clients/cpp/build --parallel "$(nproc)" >/dev/null
+    stamp cpp "$inputs"
+}
+
 # An asset is there when what it was made from is unchanged and the link leads
 # to what was installed from that.
 done_before() {
@@ -177,6 +194,7 @@ title() {
     go) echo "Client in Go" ;;
     typescript) echo "Client in TypeScript" ;;
     java) echo "Client in Java" ;;
+    cpp) echo "Client in C++" ;;
     *) die "no such step: $1 (there are ${STEPS[*]} ${CLIENTS[*]}, and run for the first ${#STEPS[@]})" ;;
     esac
 }
