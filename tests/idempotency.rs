@@ -70,9 +70,11 @@ impl Ground {
 async fn a_creation_is_one_sandbox() -> Result {
     let mut ground = Ground::new().await?;
     let request = CreateSandboxRequest { idempotency_key: id::request(), spec: Some(small()) };
-    let create = async |api: Api| api.sandboxes().create_sandbox(request.clone()).await.map(|answer| answer.into_inner());
+    let create =
+        async |api: Api| api.sandboxes().create_sandbox(request.clone()).await.map(|answer| answer.into_inner());
     let made = ground.repeat(create).await?.sandbox.unwrap();
-    let sandboxes = ground.near.sandboxes().list_sandboxes(ListSandboxesRequest::default()).await?.into_inner().sandboxes;
+    let sandboxes =
+        ground.near.sandboxes().list_sandboxes(ListSandboxesRequest::default()).await?.into_inner().sandboxes;
     assert_eq!(sandboxes.len(), 1);
     assert_eq!(sandboxes[0].id, made.id);
     let mut other = request.clone();
@@ -98,7 +100,8 @@ async fn a_creation_that_was_cut_short_by_a_kill_is_made_once() -> Result {
         let first = first.await?.ok().and_then(|answer| answer.into_inner().sandbox);
         let again = ground.near.sandboxes().create_sandbox(request).await?.into_inner().sandbox.unwrap();
         assert!(first.is_none_or(|first| first.id == again.id), "two sandboxes were answered");
-        let live = ground.near.sandboxes().list_sandboxes(ListSandboxesRequest::default()).await?.into_inner().sandboxes;
+        let live =
+            ground.near.sandboxes().list_sandboxes(ListSandboxesRequest::default()).await?.into_inner().sandboxes;
         assert_eq!(live.iter().map(|sandbox| &sandbox.id).collect::<Vec<_>>(), [&again.id]);
         ground.near.sandboxes().destroy_sandbox(DestroySandboxRequest { sandbox_id: again.id }).await?;
     }
@@ -114,7 +117,9 @@ async fn calls_on_a_sandbox_work_once() -> Result {
     let start = StartCommandRequest {
         sandbox_id: id.clone(),
         command_id: id::command(),
-        spec: Some(shell("echo ran >> /tmp/runs; trap 'echo caught >> /tmp/caught' USR1; while :; do sleep 0.02; done")),
+        spec: Some(shell(
+            "echo ran >> /tmp/runs; trap 'echo caught >> /tmp/caught' USR1; while :; do sleep 0.02; done",
+        )),
     };
     let started = async |api: Api| {
         let command = api.commands().start_command(start.clone()).await?.into_inner().command.unwrap();
@@ -133,7 +138,9 @@ async fn calls_on_a_sandbox_work_once() -> Result {
         number: 10,
     };
     now.release();
-    ground.repeat(async |api: Api| api.commands().signal_command(signal.clone()).await.map(|answer| answer.into_inner())).await?;
+    ground
+        .repeat(async |api: Api| api.commands().signal_command(signal.clone()).await.map(|answer| answer.into_inner()))
+        .await?;
     let now = sandbox.by(ground.near.clone());
     let caught = async || Ok(now.sh("cat /tmp/caught 2>/dev/null | wc -l").await?.trim() == "1");
     nullspace_tests::eventually("the signal is caught", Duration::from_secs(10), caught).await?;
@@ -182,11 +189,7 @@ async fn calls_for_keys_work_once() -> Result {
     refused(ground.near.system().create_api_key(other).await, Reason::IdempotencyKeyReused);
 
     let key_id = made.key.unwrap().id;
-    let rotate = RotateApiKeyRequest {
-        key_id: key_id.clone(),
-        idempotency_key: id::request(),
-        ..Default::default()
-    };
+    let rotate = RotateApiKeyRequest { key_id: key_id.clone(), idempotency_key: id::request(), ..Default::default() };
     let rotated = ground
         .repeat(async |api: Api| api.system().rotate_api_key(rotate.clone()).await.map(|answer| answer.into_inner()))
         .await?;
