@@ -105,7 +105,8 @@ scripts/setup.sh
 # What chooses the server of this host must not choose those of tests.
 unset "${!NULLSPACE_@}"
 
-phase "unit tests: contract and server" cargo test --release -p nullspace-proto -p nullspace-server
+phase "unit tests: contract, server and client" cargo test --release \
+    -p nullspace-proto -p nullspace-server -p nullspace
 phase "unit tests: agent" env CARGO_TARGET_DIR=target/agent \
     RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-fuse-ld=mold" \
     cargo test --release -p nullspace-agent --target x86_64-unknown-linux-gnu

@@ -1,0 +1,122 @@
+//! Follows a command to its end, over as many streams as that takes.
+
+use std::pin::Pin;
+
+use async_stream::try_stream;
+use futures_core::Stream;
+use nullspace_proto::v1::{AttachCommandRequest, AttachCommandResponse, attach_command_response::Frame as Answer};
+use tokio::time::sleep;
+
+use super::{Attachment, Event, Reading, log::Frame};
+use crate::{
+    connection::{Connection, Duplex, Times},
+    error::{Error, Result},
+    limits::COMMAND_SILENCE,
+    method::{ATTACH_COMMAND, READ_COMMAND_OUTPUT},
+    retry::StreamRetries,
+};
+
+/// Events of a command, to its end or an error.
+pub(crate) type Following = Pin<Box<dyn Stream<Item = Result<Event>> + Send>>;
+
+/// Starts or joins a command and follows it to its end. An event counts as
+/// taken when the next one is asked for.
+pub(crate) fn attached(connection: Connection, mut attachment: Attachment) -> Following {
+    Box::pin(try_stream! {
+        let mut retries = StreamRetries::new();
+        loop {
+            let opening = connection.converse(ATTACH_COMMAND, attachment.open(), Times::silence(COMMAND_SILENCE));
+            let error = match opening.await {
+                Err(error) => error,
+                Ok(mut stream) => loop {
+                    let frame = match turn(&mut stream, &mut attachment).await {
+                        Ok(Some(frame)) => frame,
+                        Ok(None) => break cut_short(),
+                        Err(error) => break error,
+                    };
+                    match &frame {
+                        Answer::Started(_) => retries.joined(),
+                        _ => retries.progress(),
+                    }
+                    if let Some(event) = attachment.take(frame)? {
+                        yield event;
+                        if attachment.log.ended {
+                            return;
+                        }
+                    }
+                },
+            };
+            sleep(retries.pause(error, connection.reached())?).await;
+        }
+    })
+}
+
+/// The next frame; sends what is due meanwhile.
+async fn turn(
+    stream: &mut Duplex<AttachCommandRequest, AttachCommandResponse>,
+    attachment: &mut Attachment,
+) -> Result<Option<Answer>> {
+    // Counted once for all that happens below: sending is no sign of life.
+    let silent_at = stream.frames.silent_at();
+    let mut open = true;
+    loop {
+        let due = open && attachment.is_due();
+        let wants_more = attachment.input.as_ref().is_some_and(|input| input.wants_more());
+        tokio::select! {
+            biased;
+            permit = stream.outbox.reserve(), if due => match permit {
+                Ok(permit) => if let Some(frame) = attachment.next() { permit.send(frame) },
+                // The stream is over; its frames say why.
+                Err(_) => open = false,
+            },
+            next = stream.frames.next_by(silent_at) => match next? {
+                // A frame of a later server.
+                Some(AttachCommandResponse { frame: None }) => {}
+                Some(AttachCommandResponse { frame: Some(frame) }) => return Ok(Some(frame)),
+                None => return Ok(None),
+            },
+            pulled = pull(attachment), if wants_more => pulled?,
+        }
+    }
+}
+
+async fn pull(attachment: &mut Attachment) -> Result<()> {
+    match &mut attachment.input {
+        Some(input) => input.pull().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Follows the output of a command to its end, or reads what is there now.
+pub(crate) fn read(connection: Connection, mut reading: Reading) -> Following {
+    Box::pin(try_stream! {
+        let mut retries = StreamRetries::new();
+        loop {
+            retries.opened();
+            let opening = connection.read(READ_COMMAND_OUTPUT, reading.open(), Times::silence(COMMAND_SILENCE));
+            let error = match opening.await {
+                Err(error) => error,
+                Ok(mut frames) => loop {
+                    let frame = match frames.next().await {
+                        Ok(Some(response)) => response.frame.map_or(Frame::Other, Frame::from),
+                        Ok(None) => break cut_short(),
+                        Err(error) => break error,
+                    };
+                    retries.progress();
+                    if let Some(event) = reading.log.take(frame)? {
+                        yield event;
+                    }
+                    if reading.is_over() {
+                        return;
+                    }
+                },
+            };
+            sleep(retries.pause(error, connection.reached())?).await;
+        }
+    })
+}
+
+/// A stream that ended well, and yet did not say how the command ended.
+pub(crate) fn cut_short() -> Error {
+    Error::invalid_response("the stream ended without the command's exit")
+}
