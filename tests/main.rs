@@ -13,6 +13,7 @@ mod peers;
 mod pool;
 mod quota;
 mod routing;
+mod rust_client;
 mod sandbox;
 mod startup;
 mod store;

@@ -19,6 +19,8 @@ pub(crate) struct Attachment {
     pub hold: bool,
     acknowledged: i64,
     ack_due: bool,
+    /// A holder acknowledges each time that it has taken so many bytes.
+    ack_bytes: i64,
     pub input: Option<Input>,
     pub log: LogReader,
 }
@@ -34,6 +36,7 @@ impl Attachment {
             hold,
             acknowledged: 0,
             ack_due: false,
+            ack_bytes: ACK_BYTES,
             input,
             log: LogReader::default(),
         }
@@ -68,7 +71,13 @@ impl Attachment {
     /// What a frame of the server means.
     pub fn take(&mut self, frame: Answer) -> Result<Option<Event>> {
         match &frame {
-            Answer::Started(_) => self.spec = None,
+            Answer::Started(info) => {
+                self.spec = None;
+                let retained = info.spec.as_ref().map_or(0, |spec| spec.retain_output_bytes);
+                if retained > 0 {
+                    self.ack_bytes = ACK_BYTES.min(retained / 2);
+                }
+            }
             Answer::InputAccepted(accepted) => {
                 if let Some(input) = &mut self.input {
                     input.accepted(accepted)?;
@@ -106,7 +115,7 @@ impl Attachment {
     }
 
     fn is_ack_due(&self) -> bool {
-        self.ack_due || (self.hold && self.log.offset - self.acknowledged >= ACK_BYTES)
+        self.ack_due || (self.hold && self.log.offset - self.acknowledged >= self.ack_bytes)
     }
 }
 
@@ -156,5 +165,17 @@ mod tests {
         assert!(!attachment.is_due() && attachment.next().is_none());
         attachment.open();
         assert_eq!(attachment.next().unwrap().frame, ack);
+    }
+
+    #[test]
+    fn a_command_that_keeps_little_is_acknowledged_sooner() {
+        let mut attachment = attachment();
+        attachment.open();
+        let spec = CommandSpec { retain_output_bytes: 65_536, ..Default::default() };
+        attachment.take(Answer::Started(CommandInfo { spec: Some(spec), ..Default::default() })).unwrap();
+        attachment.take(output(0, 32_767)).unwrap();
+        assert!(!attachment.is_due());
+        attachment.take(output(32_767, 1)).unwrap();
+        assert!(attachment.is_due());
     }
 }
