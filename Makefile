@@ -10,8 +10,8 @@ help: ## Show this list
 setup: ## Install what is missing and build everything
 	@scripts/setup.sh
 
-build: ## Build the server, the agent and the Python stubs
-	@scripts/setup.sh server agent stubs
+build: ## Build the server, the command line, the agent and the Python stubs
+	@scripts/setup.sh server cli agent stubs
 
 run: ## Set up, start the server and run the quickstart
 	@scripts/run.sh

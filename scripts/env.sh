@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Prints the settings of a shell whose python3 imports the package of this
-# checkout and finds the server of this host.
+# Prints the settings of a shell that has the command line of this checkout, and
+# whose python3 imports its package; both find the server of this host.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
 [ -x "$PYTHON" ] || die "nothing is set up yet: make setup"
 # shellcheck disable=SC2016
-printf 'export PATH=%q:"$PATH"\n' "$ROOT/.venv/bin"
+printf 'export PATH=%q:"$PATH"\n' "$ROOT/.venv/bin:$(dirname "$CLI")"
 # shellcheck disable=SC2016
 printf 'export PYTHONPATH=%q"${PYTHONPATH:+:$PYTHONPATH}"\n' "$ROOT/clients/python"
 printf 'export NULLSPACE_API_URL=%q\n' "$URL"

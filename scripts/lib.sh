@@ -8,6 +8,7 @@ ASSETS=${NULLSPACE_ASSETS_DIR:-$DATA/assets}
 LISTEN=${NULLSPACE_LISTEN:-127.0.0.1:3000}
 URL=http://$LISTEN
 SERVER=$ROOT/target/release/nullspaced
+CLI=$ROOT/target/release/nullspace
 PYTHON=$ROOT/.venv/bin/python3
 PID_FILE=$DATA/nullspaced.pid
 LOG=$DATA/log/nullspaced.log

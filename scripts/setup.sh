@@ -10,6 +10,7 @@ cd "$ROOT"
 
 STEPS=(prerequisites packages server agent engine python stubs template)
 CLIENTS=(buf go typescript java cpp)
+STEPS=(prerequisites packages server cli agent engine python stubs template)
 PACKAGES=(ca-certificates gcc iproute2 libc6-dev mmdebstrap mold nftables procps)
 CPP_PACKAGES=(cmake g++ libgrpc++-dev libprotobuf-dev libssl-dev pkgconf protobuf-compiler protobuf-compiler-grpc)
 STAMPS=$ROOT/target/stamps
@@ -58,6 +59,10 @@ install_packages() {
 
 step_server() {
     cargo build --release -p nullspace-server
+}
+
+step_cli() {
+    cargo build --release -p nullspace-cli
 }
 
 # Static, so that it runs in any root file system.
@@ -185,6 +190,7 @@ title() {
     prerequisites) echo "Prerequisites" ;;
     packages) echo "Debian packages" ;;
     server) echo "Server (nullspaced)" ;;
+    cli) echo "Command line (nullspace)" ;;
     agent) echo "Agent (nullspace-agent)" ;;
     engine) echo "Engine (gVisor $RUNSC_VERSION)" ;;
     python) echo "Python environment" ;;

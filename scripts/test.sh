@@ -105,14 +105,14 @@ scripts/setup.sh
 # What chooses the server of this host must not choose those of tests.
 unset "${!NULLSPACE_@}"
 
-phase "unit tests: contract, server and client" cargo test --release \
-    -p nullspace-proto -p nullspace-server -p nullspace
+phase "unit tests: contract, server and clients" cargo test --release \
+    -p nullspace-proto -p nullspace-server -p nullspace -p nullspace-cli
 phase "unit tests: agent" env CARGO_TARGET_DIR=target/agent \
     RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-fuse-ld=mold" \
     cargo test --release -p nullspace-agent --target x86_64-unknown-linux-gnu
 
 # What tests make goes below the directory that is checked at the end.
-export TMPDIR=$WORK NULLSPACED=$SERVER NULLSPACE_ASSETS=$ASSETS
+export TMPDIR=$WORK NULLSPACED=$SERVER NULLSPACE_CLI=$CLI NULLSPACE_ASSETS=$ASSETS
 phase "build the end-to-end tests" cargo test --release -p nullspace-tests --no-run
 start_server
 phase "end-to-end tests" cargo test --release -p nullspace-tests

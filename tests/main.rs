@@ -2,6 +2,7 @@
 //! for each promise that spans them.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod cli;
 mod command;
 mod crash;
 mod file;

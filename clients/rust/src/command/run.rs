@@ -119,6 +119,13 @@ impl RunCommand {
         self
     }
 
+    /// A handle on the command that this will run: to signal it, or to write its
+    /// input, while its events are read.
+    pub fn handle(&mut self) -> Command {
+        let command_id = self.command_id.get_or_insert_with(id::command).clone();
+        Command::new(self.connection.clone(), self.sandbox_id.clone(), command_id)
+    }
+
     /// Runs it in the foreground, and gives what it does as it comes.
     ///
     /// ```no_run
