@@ -8,7 +8,6 @@ source "$(dirname "$0")/lib.sh"
 source "$ROOT/scripts/versions.env"
 cd "$ROOT"
 
-STEPS=(prerequisites packages server agent engine python stubs template)
 CLIENTS=(buf go typescript java cpp)
 STEPS=(prerequisites packages server cli agent engine python stubs template)
 PACKAGES=(ca-certificates gcc iproute2 libc6-dev mmdebstrap mold nftables procps)
