@@ -1,6 +1,6 @@
 # Everything that is done with this checkout. What a target does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup build run start stop env test test-cgroup2 lint proto clean-host
+.PHONY: help setup build run start stop env test test-cgroup2 bench lint proto clean-host
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: ## Run all tests (SCALE=small or full)
 
 test-cgroup2: ## Run some tests in an emulated Debian 12 with cgroup v2, slowly
 	@scripts/test-cgroup2.sh
+
+bench: ## Measure, beside the bare engine (SCALE=full or small)
+	@scripts/bench.sh
 
 lint: ## Check style, the contract, dependencies and sizes
 	@scripts/lint.sh

@@ -12,7 +12,9 @@ use nullspace_proto::{
         attach_command_response::Frame as Answer,
     },
 };
-use nullspace_tests::{Api, Result, Server, TestSandbox, argv, patient, refused, seconds, shell, small};
+use nullspace_tests::{
+    Api, Bare, Result, Server, TestSandbox, argv, group_memory, patient, refused, seconds, shell, small,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
@@ -49,7 +51,7 @@ async fn a_program_near_the_limit_goes_on_after_the_server_was_killed() -> Resul
     server.kill()?;
     // Past what a server is told of: nobody is there to be told.
     let group = format!("nullspace-{}/{}", server.instance()?, sandbox.sandbox.execution_id);
-    let grown = async || Ok(memory(&group)? > 205 << 20);
+    let grown = async || Ok(group_memory(&group)? > 205 << 20);
     nullspace_tests::eventually("the program has its memory", Duration::from_secs(30), grown).await?;
     server.start_again().await?;
     let sandbox = TestSandbox { api: server.api().await?, sandbox: sandbox.sandbox.clone() };
@@ -192,93 +194,16 @@ async fn the_first_sandbox_ends_beside_others() -> Result {
     server.finish().await
 }
 
-/// Memory of a control group that is not cache, in bytes. v1 or v2.
-fn memory(group: &str) -> Result<i64> {
-    let (v1, v2) =
-        (format!("/sys/fs/cgroup/memory/{group}/memory.stat"), format!("/sys/fs/cgroup/{group}/memory.stat"));
-    let (text, names) = match fs::read_to_string(&v1) {
-        Ok(text) => (text, ["total_rss ", "total_shmem "]),
-        Err(_) => (fs::read_to_string(&v2)?, ["anon ", "shmem "]),
-    };
-    let values =
-        text.lines().filter_map(|line| names.iter().find_map(|name| line.strip_prefix(name)?.parse::<i64>().ok()));
-    Ok(values.sum())
-}
-
-/// A sandbox from the same spec with another program, run by the bare engine.
-struct Bare {
-    name: String,
-    directory: std::path::PathBuf,
-}
-
-impl Bare {
-    fn start(server: &Server, execution: &str, group: &str, args: &[&str]) -> Result<Self> {
-        let name = nullspace_proto::id::ulid();
-        let directory = server.data().join("bare");
-        fs::create_dir_all(&directory)?;
-        let config = server.data().join(format!("executions/{execution}/bundle/config.json"));
-        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(config)?)?;
-        config["process"]["args"] = args.iter().copied().collect();
-        config["linux"]["cgroupsPath"] = format!("/{group}").into();
-        let namespaces = config["linux"]["namespaces"].as_array_mut().ok_or("no namespaces")?;
-        namespaces.retain(|namespace| namespace["type"] != "network");
-        namespaces.push(serde_json::json!({ "type": "network", "path": format!("/run/netns/bare-{name}") }));
-        fs::write(directory.join("config.json"), config.to_string())?;
-        let bare = Self { name, directory };
-        // With an interface, as the other has: its kernel's network costs as well.
-        let netns = format!(
-            "ip netns add bare-{0}; ip link add bare type veth peer name eth0 netns bare-{0}
-             ip link set bare netns bare-{0}; ip -n bare-{0} addr add 192.0.2.2/30 dev eth0
-             ip -n bare-{0} link set bare up; ip -n bare-{0} link set eth0 up; ip -n bare-{0} link set lo up",
-            bare.name
-        );
-        let made = std::process::Command::new("sh").args(["-ec", &netns]).status()?;
-        assert!(made.success(), "no namespace");
-        let overlay = format!("--overlay2=root:dir={},size=512m", bare.directory.display());
-        let flags = [
-            "--network=sandbox",
-            "--platform=systrap",
-            "--directfs=true",
-            "--file-access-mounts=shared",
-            "--in-sandbox-cgroup=v2",
-            "--cpu-num-from-quota=true",
-            &overlay,
-        ];
-        let mut run = bare.runsc()?;
-        let status =
-            run.args(flags).args(["run", "--detach", "--bundle"]).arg(&bare.directory).arg(&bare.name).status()?;
-        if status.success() { Ok(bare) } else { Err(format!("runsc run: {status}").into()) }
-    }
-
-    fn runsc(&self) -> Result<std::process::Command> {
-        let mut command = std::process::Command::new(format!(
-            "{}/engines/current/runsc",
-            nullspace_tests::required("NULLSPACE_ASSETS")?
-        ));
-        command.arg("--root").arg(self.directory.join("state")).stdin(std::process::Stdio::null());
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        Ok(command)
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        let _ = self.runsc().and_then(|mut runsc| Ok(runsc.args(["delete", "--force", &self.name]).status()?));
-        let _ = std::process::Command::new("ip").args(["netns", "delete", &format!("bare-{}", self.name)]).status();
-        let _ = rustix::mount::unmount(self.directory.join("state/null-netns"), rustix::mount::UnmountFlags::DETACH);
-    }
-}
-
 #[tokio::test]
 async fn an_agent_at_rest_costs_at_most_two_mebibytes() -> Result {
     let server = Server::start(&[]).await?;
     let sandbox = TestSandbox::with(&server.api().await?, small()).await?;
     let execution = sandbox.sandbox.execution_id.clone();
     let groups = format!("nullspace-{}", server.instance()?);
-    let bare = Bare::start(&server, &execution, &format!("{groups}/bare"), &["/bin/sleep", "1000"])?;
+    let bare = Bare::new(&server, &execution)?.start(&format!("{groups}/bare"), &["/bin/sleep", "1000"])?;
     let cost = || {
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
-            memory(&format!("{groups}/{execution}"))? - memory(&format!("{groups}/bare"))?,
+            group_memory(&format!("{groups}/{execution}"))? - group_memory(&format!("{groups}/bare"))?,
         )
     };
     let settled = async || Ok(cost()? <= 2 << 20);

@@ -2,6 +2,7 @@
 //! and sandboxes that go away with their value.
 
 mod attach;
+mod bare;
 mod commands;
 mod cutter;
 mod follow;
@@ -26,6 +27,7 @@ use tonic::{
 
 pub use self::{
     attach::{Attached, Finished, argv, shell},
+    bare::{Bare, group_memory, runsc},
     commands::seconds,
     cutter::Cutter,
     follow::{Follow, Followed},

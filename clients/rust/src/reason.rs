@@ -140,6 +140,10 @@ reasons! {
         FileOperationFailed,
         /// There is no such API key.
         ApiKeyNotFound,
+        /// The API key to rotate has ended or was rotated before.
+        ApiKeyEnded,
+        /// The key, or the sandbox, has as many calls or streams as it may.
+        ConcurrencyLimitReached,
     }
     client {
         /// The connection failed, and trying again did not help or was not safe.

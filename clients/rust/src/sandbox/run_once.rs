@@ -1,7 +1,8 @@
 //! One command in a sandbox of its own.
 
 use async_stream::try_stream;
-use nullspace_proto::v1::{Overflow, RunOnceRequest};
+use nullspace_proto::v1::{DestroySandboxRequest, Overflow, RunOnceRequest, run_once_response::Frame as Answer};
+use tokio::time::sleep;
 
 use super::settings::{Settings, sandbox_settings};
 use crate::{
@@ -10,12 +11,13 @@ use crate::{
     connection::{Connection, Times, idempotency_key},
     error::Result,
     limits::{RUN_ONCE_SILENCE, RUN_ONCE_SLACK, SANDBOX_TIMEOUT},
-    method::RUN_ONCE,
+    method::{DESTROY_SANDBOX, RUN_ONCE},
     page::Call,
-    stream::{Following, LogReader, cut_short},
+    retry::StreamRetries,
+    stream::{Following, Frame, LogReader, cut_short},
 };
 
-/// Runs one program in a sandbox of its own, which the server destroys whatever
+/// Runs one program in a sandbox of its own, which is destroyed whatever
 /// happens. Made by [`Client::run_once`](crate::Client::run_once).
 ///
 /// There is no shell: use `run_once("sh").args(["-c", line])`.
@@ -44,8 +46,9 @@ impl RunOnce {
         Self { connection, settings: Settings::default(), command, idempotency_key: None }
     }
 
-    /// At most 128 bytes; a call with a key that was used in the last 24 h runs
-    /// nothing and is refused. Default: a new one.
+    /// Names the run, at most 128 bytes. A second call with the key of one that
+    /// goes on follows that, from its beginning; one that has ended in the last
+    /// 24 h is not run again. Default: a new one.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
         self
@@ -72,28 +75,50 @@ impl RunOnce {
             idempotency_key: idempotency_key(key),
             sandbox: Some(settings.spec()?),
             command: Some(command.foreground(Overflow::Block)?),
-            keepalive: None,
+            ..Default::default()
         };
         Ok((connection, request))
     }
 }
 
-/// The one place that knows that a run cannot be joined again: its stream is
-/// opened once, and where it breaks the error is the caller's.
-fn follow(connection: Connection, request: RunOnceRequest) -> Following {
+/// Follows a run to its end, over as many streams as that takes.
+fn follow(connection: Connection, mut request: RunOnceRequest) -> Following {
     Box::pin(try_stream! {
         let mut log = LogReader::default();
-        let mut frames = connection.read(RUN_ONCE, request, Times::silence(RUN_ONCE_SILENCE)).await?;
-        while let Some(response) = frames.next().await? {
-            let Some(frame) = response.frame else { continue };
-            if let Some(event) = log.take(frame.into())? {
-                yield event;
+        let mut sandbox_id = String::new();
+        let mut retries = StreamRetries::new();
+        loop {
+            retries.opened();
+            if !sandbox_id.is_empty() {
+                request.position = Some(log.position());
             }
-            if log.ended {
-                return;
-            }
+            let opening = connection.read(RUN_ONCE, request.clone(), Times::silence(RUN_ONCE_SILENCE));
+            let error = match opening.await {
+                Err(error) => error,
+                Ok(mut frames) => loop {
+                    let frame = match frames.next().await {
+                        Ok(Some(response)) => response.frame,
+                        Ok(None) => break cut_short(),
+                        Err(error) => break error,
+                    };
+                    retries.progress();
+                    if let Some(Answer::Sandbox(sandbox)) = &frame {
+                        sandbox_id.clone_from(&sandbox.id);
+                        log.begin_in(&sandbox.execution_id);
+                    }
+                    if let Some(event) = log.take(frame.map_or(Frame::Other, Frame::from))? {
+                        if log.ended {
+                            // The sandbox goes without this as well, later.
+                            let _ = connection.call(DESTROY_SANDBOX, DestroySandboxRequest { sandbox_id }, None).await;
+                            yield event;
+                            return;
+                        }
+                        yield event;
+                    }
+                },
+            };
+            sleep(retries.pause(error, connection.reached())?).await;
         }
-        Err(cut_short())?;
     })
 }
 
@@ -104,9 +129,9 @@ impl IntoFuture for RunOnce {
     /// # Errors
     /// [`CommandTimedOut`](crate::Reason::CommandTimedOut), with the output;
     /// those of [`CreateSandbox`](crate::CreateSandbox) and of
-    /// [`RunCommand`](crate::RunCommand). After
-    /// [`Transport`](crate::Reason::Transport) it is not known whether the
-    /// program ran.
+    /// [`RunCommand`](crate::RunCommand). A lost connection is taken up again;
+    /// after [`Transport`](crate::Reason::Transport) it is not known whether the
+    /// program ran, and nothing of it is left.
     fn into_future(self) -> Call<CommandResult> {
         Box::pin(self.events().collect())
     }

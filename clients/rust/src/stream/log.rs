@@ -77,6 +77,15 @@ impl LogReader {
         Self { execution_id, offset, ..Self::default() }
     }
 
+    /// Reading begins in this execution, unless it began before.
+    pub fn begin_in(&mut self, execution_id: &str) {
+        // Only the first one: after a reconnect the offset still counts in the
+        // execution in which reading began.
+        if self.execution_id.is_empty() {
+            execution_id.clone_into(&mut self.execution_id);
+        }
+    }
+
     /// Where to go on.
     pub fn position(&self) -> LogPosition {
         LogPosition { execution_id: self.execution_id.clone(), offset: self.offset }
@@ -86,11 +95,7 @@ impl LogReader {
     pub fn take(&mut self, frame: Frame) -> Result<Option<Event>> {
         match frame {
             Frame::Started(info) => {
-                // Only the first one: after a reconnect the offset still counts in
-                // the execution in which reading began.
-                if self.execution_id.is_empty() {
-                    self.execution_id.clone_from(&info.execution_id);
-                }
+                self.begin_in(&info.execution_id);
                 Ok(Some(Event::Started(CommandInfo::try_from(*info)?)))
             }
             Frame::Output(chunk) => self.output(chunk),

@@ -10,7 +10,7 @@ pub(crate) use self::{
     attachment::Attachment,
     follow::{Following, attached, cut_short, read},
     input::{Input, Source},
-    log::{LogReader, Reading},
+    log::{Frame, LogReader, Reading},
 };
 
 use std::{
