@@ -9,7 +9,8 @@ use crate::values::{Lifetime, Metadata, Pair};
 ///
 /// Server and key come from NULLSPACE_API_URL and NULLSPACE_API_KEY, `.env` in
 /// the working directory, ~/.config/nullspace/config.json or
-/// ~/.nullspace/config.json.
+/// ~/.nullspace/config.json; certificates to trust for https from the file that
+/// NULLSPACE_CA_CERT names.
 #[derive(Debug, Parser)]
 #[command(name = "nullspace", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {

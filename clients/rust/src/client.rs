@@ -142,6 +142,9 @@ impl ClientBuilder {
     }
 
     /// A file with the certificates to trust, in PEM. Only for `https://`.
+    ///
+    /// A server's own certificate can stand in it if it is not one of an
+    /// authority: made with `basicConstraints=CA:FALSE`, which openssl must be told.
     pub fn ca_cert(mut self, path: impl Into<PathBuf>) -> Self {
         self.given.ca_cert = Some(path.into());
         self

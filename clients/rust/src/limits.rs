@@ -13,6 +13,9 @@ pub(crate) const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Payload of a frame of a file, and of input.
 pub(crate) const FILE_CHUNK_BYTES: usize = MIB;
 pub(crate) const INPUT_CHUNK_BYTES: usize = 64 * KIB;
+/// Memory for a file that is read whole, before its bytes have come: what a
+/// sandbox says of its size is only that.
+pub(crate) const FILE_RESERVE_BYTES: usize = 64 * MIB;
 /// A holder acknowledges each time that it has taken so many bytes.
 pub(crate) const ACK_BYTES: i64 = 256 << 10;
 /// Frames on their way to the connection, of one stream.

@@ -19,7 +19,7 @@ use crate::{
     FileInfo,
     connection::{Connection, Frames, Times},
     error::{Error, Result},
-    limits::FILE_SILENCE,
+    limits::{FILE_RESERVE_BYTES, FILE_SILENCE},
     method::READ_FILE,
     page::Call,
     retry::CallRetries,
@@ -104,7 +104,8 @@ impl ReadFile {
         // A file that comes in one piece is not copied.
         let first = stream.next().await.transpose()?.unwrap_or_default();
         let Some(second) = stream.next().await.transpose()? else { return Ok(first) };
-        let mut all = BytesMut::with_capacity(usize::try_from(stream.info.size_bytes).unwrap_or_default().min(1 << 30));
+        let expected = usize::try_from(stream.info.size_bytes).unwrap_or_default();
+        let mut all = BytesMut::with_capacity(expected.min(FILE_RESERVE_BYTES));
         all.extend_from_slice(&first);
         all.extend_from_slice(&second);
         while let Some(piece) = stream.next().await.transpose()? {

@@ -57,7 +57,7 @@ async fn turn(
     attachment: &mut Attachment,
 ) -> Result<Option<Answer>> {
     // Counted once for all that happens below: sending is no sign of life.
-    let silent_at = stream.frames.silent_at();
+    let mut silent_at = stream.frames.silent_at();
     let mut open = true;
     loop {
         let due = open && attachment.is_due();
@@ -71,7 +71,7 @@ async fn turn(
             },
             next = stream.frames.next_by(silent_at) => match next? {
                 // A frame of a later server.
-                Some(AttachCommandResponse { frame: None }) => {}
+                Some(AttachCommandResponse { frame: None }) => silent_at = stream.frames.silent_at(),
                 Some(AttachCommandResponse { frame: Some(frame) }) => return Ok(Some(frame)),
                 None => return Ok(None),
             },

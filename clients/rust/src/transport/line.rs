@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use http::{HeaderValue, header::USER_AGENT};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
@@ -22,6 +23,9 @@ use crate::{
     config::Target,
     limits::{CONNECT_TIMEOUT, FRAME_BYTES, KEEPALIVE},
 };
+
+/// What the server's log calls this client.
+const AGENT: &str = concat!("nullspace-rust/", env!("CARGO_PKG_VERSION"));
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -142,7 +146,8 @@ impl tower_service::Service<http::Request<Body>> for Service {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let line = self.0.clone();
         Box::pin(async move { Ok(line.sender().await?.send_request(request).await?) })
     }
