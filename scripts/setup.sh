@@ -13,6 +13,8 @@ STEPS=(prerequisites packages server cli agent engine python stubs template)
 PACKAGES=(ca-certificates gcc iproute2 libc6-dev mmdebstrap mold nftables procps)
 CPP_PACKAGES=(cmake g++ libgrpc++-dev libprotobuf-dev libssl-dev pkgconf protobuf-compiler protobuf-compiler-grpc)
 STAMPS=$ROOT/target/stamps
+# Named together, so that they share one build of what they depend on.
+PROGRAMS=(-p nullspace-server -p nullspace-cli)
 
 missing() {
     echo "nullspace: missing: $*" >&2
@@ -57,11 +59,11 @@ install_packages() {
 }
 
 step_server() {
-    cargo build --release -p nullspace-server
+    cargo build --release "${PROGRAMS[@]}" --bin nullspaced
 }
 
 step_cli() {
-    cargo build --release -p nullspace-cli
+    cargo build --release "${PROGRAMS[@]}" --bin nullspace
 }
 
 # Static, so that it runs in any root file system.

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, pin::Pin};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_core::Stream;
 use nullspace_proto::v1::{CloseInput, InputAccepted, InputChunk};
 use tokio_stream::StreamExt as _;
@@ -24,8 +24,11 @@ pub(crate) struct Input {
     base: i64,
     /// Everything that was taken from the source ends here.
     end: i64,
-    /// What was sent on this stream ends here.
+    /// What was sent on this stream ends here, in or at the end of the piece
+    /// `cursor`, which begins at `cursor_base`.
     sent: i64,
+    cursor: usize,
+    cursor_base: i64,
     /// May be sent up to here; until the sandbox said so, nothing.
     window_end: Option<i64>,
     /// The end of input was sent on this stream.
@@ -50,6 +53,8 @@ impl Input {
             base: 0,
             end: 0,
             sent: 0,
+            cursor: 0,
+            cursor_base: 0,
             window_end: None,
             close_sent: false,
             over: false,
@@ -58,7 +63,7 @@ impl Input {
 
     /// A new stream begins. What the sandbox has it says in `accepted`.
     pub fn reset(&mut self) {
-        self.sent = self.base;
+        (self.sent, self.cursor, self.cursor_base) = (self.base, 0, self.base);
         self.window_end = None;
         self.close_sent = false;
     }
@@ -76,9 +81,11 @@ impl Input {
             self.base += gone as i64;
             if first.is_empty() {
                 self.kept.pop_front();
+                self.cursor = self.cursor.saturating_sub(1);
             }
         }
-        self.sent = self.sent.max(accepted.offset);
+        self.sent = self.sent.max(self.base);
+        self.cursor_base = self.cursor_base.max(self.base);
         self.window_end = Some(accepted.offset + accepted.window_bytes);
         Ok(())
     }
@@ -90,12 +97,12 @@ impl Input {
         self.kept.clear();
     }
 
-    /// Whether more is wanted of the source: all that was taken has been sent.
-    /// One piece is taken ahead of the window, which may be the end of input.
+    /// Whether more is wanted of the source: what was taken and not sent fills no
+    /// chunk. One piece is taken ahead of the window, which may be the end of input.
     pub fn wants_more(&self) -> bool {
         !self.over
             && self.source.is_some()
-            && self.sent == self.end
+            && self.end - self.sent < INPUT_CHUNK_BYTES as i64
             && self.window_end.is_some_and(|window_end| self.end <= window_end)
     }
 
@@ -128,16 +135,36 @@ impl Input {
             self.close_sent = true;
             return Some(Outgoing::Close(CloseInput { offset: self.sent }));
         }
-        let mut skip = usize::try_from(self.sent - self.base).ok()?;
-        let piece = self.kept.iter().find(|piece| {
-            let here = skip < piece.len();
-            skip -= if here { 0 } else { piece.len() };
-            here
-        })?;
-        let room = usize::try_from(window_end - self.sent).ok()?.min(INPUT_CHUNK_BYTES).min(piece.len() - skip);
-        let chunk = InputChunk { offset: self.sent, data: piece.slice(skip..skip + room) };
-        self.sent += room as i64;
+        let room = usize::try_from(window_end - self.sent).ok()?.min(INPUT_CHUNK_BYTES);
+        let data = self.take_unsent(room);
+        let chunk = InputChunk { offset: self.sent, data };
+        self.sent += chunk.data.len() as i64;
         Some(Outgoing::Chunk(chunk))
+    }
+
+    /// Bytes from `sent` on, at most `room`. Small pieces go together, so that a
+    /// source of lines makes no stream of tiny frames.
+    fn take_unsent(&mut self, room: usize) -> Bytes {
+        let mut gathered = BytesMut::new();
+        let mut at = self.sent;
+        while let Some(piece) = self.kept.get(self.cursor) {
+            let skip = usize::try_from(at - self.cursor_base).unwrap_or_default();
+            if skip >= piece.len() {
+                self.cursor_base += piece.len() as i64;
+                self.cursor += 1;
+                continue;
+            }
+            let part = piece.slice(skip..piece.len().min(skip + room - gathered.len()));
+            if gathered.is_empty() && (part.len() == room || self.cursor + 1 == self.kept.len()) {
+                return part;
+            }
+            at += part.len() as i64;
+            gathered.extend_from_slice(&part);
+            if gathered.len() == room {
+                break;
+            }
+        }
+        gathered.freeze()
     }
 }
 
@@ -193,6 +220,55 @@ mod tests {
         input.reset();
         input.accepted(&accepted(9, 100)).unwrap();
         assert_eq!(sent(&mut input).await, "|9");
+    }
+
+    /// Whatever the sizes of pieces and windows, and however often a stream breaks:
+    /// the sandbox gets each byte once, in order.
+    #[tokio::test]
+    async fn a_sandbox_that_takes_what_it_likes_gets_every_byte_once() {
+        for seed in 1..200_u64 {
+            let mut state = seed;
+            let mut random = |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            let whole: Vec<u8> = (0..random(2_000)).map(|_| random(256) as u8).collect();
+            let mut pieces = Vec::new();
+            let mut rest = Bytes::from(whole.clone());
+            while !rest.is_empty() {
+                pieces.push(Ok(rest.split_to(rest.len().min(random(40) as usize))));
+            }
+            let mut input = Input::new(Box::pin(tokio_stream::iter(pieces)));
+            let (mut taken, mut closed) = (Vec::new(), false);
+            input.accepted(&accepted(0, random(100) as i64)).unwrap();
+            while !closed {
+                match random(8) {
+                    0 => input.reset(),
+                    1..4 => input.accepted(&accepted(taken.len() as i64, random(100) as i64)).unwrap(),
+                    4 if input.wants_more() => input.pull().await.unwrap(),
+                    _ => match input.next() {
+                        Some(Outgoing::Chunk(chunk)) => {
+                            let seen = taken.len() - usize::try_from(chunk.offset).unwrap();
+                            taken.extend_from_slice(chunk.data.get(seen..).unwrap_or_default());
+                        }
+                        Some(Outgoing::Close(close)) => closed = close.offset as usize == taken.len(),
+                        None => {}
+                    },
+                }
+            }
+            assert!(taken == whole, "seed {seed}");
+        }
+    }
+
+    #[tokio::test]
+    async fn small_pieces_go_together() {
+        let mut input = input(&["a"; 100]);
+        input.accepted(&accepted(0, 1_000)).unwrap();
+        for _ in 0..100 {
+            input.pull().await.unwrap();
+        }
+        let Some(Outgoing::Chunk(chunk)) = input.next() else { panic!("nothing is due") };
+        assert_eq!(chunk.data.len(), 100);
     }
 
     #[tokio::test]
