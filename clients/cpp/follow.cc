@@ -35,6 +35,7 @@ using Clock = std::chrono::system_clock;
 
 // All of it, however often connections break.
 constexpr auto kTotal = 5min;
+constexpr auto kCreate = 1min;
 // Should this program die, its sandbox ends by itself.
 constexpr std::chrono::seconds kSandboxLifetime = 10min;
 constexpr auto kDestroy = 30s;
@@ -123,7 +124,8 @@ class Server {
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstPause.count());
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kFirstPause.count());
+    // In spite of its name this is how long an attempt to connect may take.
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5'000);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLongestPause.count());
     const auto credentials = scheme == "https" ? grpc::SslCredentials({}) : grpc::InsecureChannelCredentials();
     channel_ = grpc::CreateCustomChannel(host, credentials, arguments);
@@ -143,13 +145,13 @@ class Server {
   std::shared_ptr<grpc::Channel> channel_;
 };
 
-// Repeats a call while connections break; a deadline that has passed ends it.
-// Pauses double, and are short again after a call that was answered at all.
-void Retry(const std::function<grpc::Status()>& call, const bool& answered) {
+// Repeats a call while connections break. Pauses double, and are short again
+// after a call that was answered at all.
+void Retry(Clock::time_point deadline, const std::function<grpc::Status()>& call, const bool& answered) {
   auto pause = kFirstPause;
   for (;;) {
     const auto status = call();
-    if (!IsBroken(status)) return Check(status);
+    if (!IsBroken(status) || Clock::now() + pause > deadline) return Check(status);
     if (answered) pause = kFirstPause;
     std::this_thread::sleep_for(pause);
     pause = std::min(2 * pause, kLongestPause);
@@ -158,13 +160,14 @@ void Retry(const std::function<grpc::Status()>& call, const bool& answered) {
 
 // The key makes it safe to repeat: the first call that arrives makes the
 // sandbox, and the others get the same answer.
-std::string Create(const Server& server, Clock::time_point deadline) {
+std::string Create(const Server& server) {
   const auto sandboxes = v1::SandboxService::NewStub(server.channel());
+  const auto deadline = Clock::now() + kCreate;
   v1::CreateSandboxRequest request;
   request.set_idempotency_key(Random());
   request.mutable_spec()->mutable_lifetime()->mutable_timeout()->set_seconds(kSandboxLifetime.count());
   v1::CreateSandboxResponse response;
-  Retry([&] { return sandboxes->CreateSandbox(server.Call(deadline).get(), request, &response); }, false);
+  Retry(deadline, [&] { return sandboxes->CreateSandbox(server.Call(deadline).get(), request, &response); }, false);
   return response.sandbox().id();
 }
 
@@ -174,7 +177,7 @@ void Destroy(const Server& server, const std::string& id) {
   v1::DestroySandboxRequest request;
   request.set_sandbox_id(id);
   v1::DestroySandboxResponse response;
-  Retry([&] { return sandboxes->DestroySandbox(server.Call(deadline).get(), request, &response); }, false);
+  Retry(deadline, [&] { return sandboxes->DestroySandbox(server.Call(deadline).get(), request, &response); }, false);
 }
 
 // What outlives a stream: where output and input stand.
@@ -188,7 +191,7 @@ class Follower {
         input_(std::move(input)) {}
 
   void Follow(Clock::time_point deadline) {
-    Retry([&] { return Attach(deadline); }, answered_);
+    Retry(deadline, [&] { return Attach(deadline); }, answered_);
   }
 
   std::string Summary() {
@@ -336,14 +339,13 @@ class Follower {
 
 std::string Run(const std::string& line) {
   const Server server(Variable("NULLSPACE_API_URL"), Variable("NULLSPACE_API_KEY"));
-  const auto deadline = Clock::now() + kTotal;
   std::string input(std::istreambuf_iterator<char>(std::cin), {});
-  const auto sandbox_id = Create(server, deadline);
+  const auto sandbox_id = Create(server);
   std::cerr << "sandbox " << sandbox_id << std::endl;
   std::string summary;
   try {
     Follower follower(server, sandbox_id, line, std::move(input));
-    follower.Follow(deadline);
+    follower.Follow(Clock::now() + kTotal);
     summary = follower.Summary();
   } catch (...) {
     Destroy(server, sandbox_id);

@@ -25,6 +25,7 @@ import { type InputAccepted, type OutputChunk, OutputStream } from "./gen/nullsp
 
 // All of it, however often connections break.
 const TOTAL_MS = 300_000;
+const CREATE_MS = 60_000;
 // Should this program die, its sandbox ends by itself.
 const SANDBOX_LIFETIME = { seconds: 600n };
 const DESTROY_MS = 30_000;
@@ -38,8 +39,8 @@ async function run(line: string): Promise<void> {
   const transport = connect();
   const input = await buffer(process.stdin);
   const sandboxes = createClient(SandboxService, transport);
-  const signal = AbortSignal.timeout(TOTAL_MS);
 
+  const signal = AbortSignal.timeout(CREATE_MS);
   const request = {
     // It makes the call safe to repeat: the first one that arrives makes the
     // sandbox, and the others get the same answer.
@@ -53,7 +54,7 @@ async function run(line: string): Promise<void> {
   let result: object;
   try {
     const follower = new Follower(createClient(CommandService, transport), sandboxId, line, input);
-    result = await follower.follow(signal);
+    result = await follower.follow(AbortSignal.timeout(TOTAL_MS));
   } finally {
     const signal = AbortSignal.timeout(DESTROY_MS);
     await retry(signal, () => sandboxes.destroySandbox({ sandboxId }, { signal }));
@@ -256,14 +257,17 @@ async function retry<T>(signal: AbortSignal, call: () => Promise<T>, answered = 
     try {
       return await call();
     } catch (error) {
-      if (!isBroken(error) || signal.aborted) {
+      if (!isBroken(error)) {
         throw error;
       }
       if (answered()) {
         wait = FIRST_PAUSE_MS;
       }
+      await pause(wait);
+      if (signal.aborted) {
+        throw error;
+      }
     }
-    await pause(wait);
   }
 }
 

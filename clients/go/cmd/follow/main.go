@@ -36,7 +36,8 @@ import (
 
 const (
 	// All of it, however often connections break.
-	totalTime = 5 * time.Minute
+	totalTime  = 5 * time.Minute
+	createTime = time.Minute
 	// Should this program die, its sandbox ends by itself.
 	sandboxLifetime = 10 * time.Minute
 	destroyTime     = 30 * time.Second
@@ -133,6 +134,8 @@ func create(ctx context.Context, sandboxes nullspacev1.SandboxServiceClient) (sa
 			Lifetime: &nullspacev1.LifetimePolicy{Timeout: durationpb.New(sandboxLifetime)},
 		},
 	}
+	ctx, cancel := context.WithTimeout(ctx, createTime)
+	defer cancel()
 	err = retry(ctx, func() (bool, error) {
 		response, err := sandboxes.CreateSandbox(ctx, request)
 		sandbox = response.GetSandbox()
@@ -295,6 +298,7 @@ func (f *follower) summary() summary {
 // again after a call that was answered at all.
 func retry(ctx context.Context, call func() (answered bool, err error)) error {
 	pause := firstPause
+	deadline, _ := ctx.Deadline()
 	for {
 		answered, err := call()
 		if err == nil || !isBroken(err) {
@@ -303,12 +307,11 @@ func retry(ctx context.Context, call func() (answered bool, err error)) error {
 		if answered {
 			pause = firstPause
 		}
-		select {
-		case <-ctx.Done():
+		if time.Until(deadline) < pause {
 			return fmt.Errorf("gave up: %w", err)
-		case <-time.After(pause):
-			pause = min(2*pause, longestPause)
 		}
+		time.Sleep(pause)
+		pause = min(2*pause, longestPause)
 	}
 }
 

@@ -26,6 +26,7 @@ import dev.nullspace.v1.Overflow;
 import dev.nullspace.v1.Sandbox;
 import dev.nullspace.v1.SandboxServiceGrpc;
 import dev.nullspace.v1.SandboxSpec;
+import io.grpc.Deadline;
 import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
 import io.grpc.Metadata;
@@ -55,6 +56,7 @@ import java.util.concurrent.TimeUnit;
 public final class Follow {
   /** All of it, however often connections break. */
   private static final long TOTAL_SECONDS = 300;
+  private static final long CREATE_SECONDS = 60;
   /** Should this program die, its sandbox ends by itself. */
   private static final long SANDBOX_LIFETIME_SECONDS = 600;
   private static final long DESTROY_SECONDS = 30;
@@ -80,8 +82,8 @@ public final class Follow {
   /** Whether the last stream brought anything. */
   private boolean answered;
 
-  private Follow(ManagedChannel channel, String sandboxId, String line, ByteString input) {
-    this.commands = CommandServiceGrpc.newStub(channel).withDeadlineAfter(TOTAL_SECONDS, TimeUnit.SECONDS);
+  private Follow(ManagedChannel channel, Deadline deadline, String sandboxId, String line, ByteString input) {
+    this.commands = CommandServiceGrpc.newStub(channel).withDeadline(deadline);
     this.sandboxId = sandboxId;
     this.line = line;
     this.input = input;
@@ -107,8 +109,9 @@ public final class Follow {
       String sandboxId = create(channel).getId();
       System.err.println("sandbox " + sandboxId);
       try {
-        Follow follow = new Follow(channel, sandboxId, line, input);
-        Exit exit = retry(channel, follow::attach, () -> follow.answered);
+        Deadline deadline = Deadline.after(TOTAL_SECONDS, TimeUnit.SECONDS);
+        Follow follow = new Follow(channel, deadline, sandboxId, line, input);
+        Exit exit = retry(channel, deadline, follow::attach, () -> follow.answered);
         return follow.summary(exit);
       } finally {
         destroy(channel, sandboxId);
@@ -141,7 +144,8 @@ public final class Follow {
 
   /** The key makes it safe to repeat: the first call that arrives makes the sandbox. */
   private static Sandbox create(ManagedChannel channel) throws Exception {
-    var sandboxes = SandboxServiceGrpc.newBlockingStub(channel).withDeadlineAfter(TOTAL_SECONDS, TimeUnit.SECONDS);
+    Deadline deadline = Deadline.after(CREATE_SECONDS, TimeUnit.SECONDS);
+    var sandboxes = SandboxServiceGrpc.newBlockingStub(channel).withDeadline(deadline);
     var lifetime =
         LifetimePolicy.newBuilder().setTimeout(Duration.newBuilder().setSeconds(SANDBOX_LIFETIME_SECONDS));
     var request =
@@ -149,13 +153,14 @@ public final class Follow {
             .setIdempotencyKey(UUID.randomUUID().toString())
             .setSpec(SandboxSpec.newBuilder().setLifetime(lifetime))
             .build();
-    return retry(channel, () -> sandboxes.createSandbox(request), () -> false).getSandbox();
+    return retry(channel, deadline, () -> sandboxes.createSandbox(request), () -> false).getSandbox();
   }
 
   private static void destroy(ManagedChannel channel, String sandboxId) throws Exception {
-    var sandboxes = SandboxServiceGrpc.newBlockingStub(channel).withDeadlineAfter(DESTROY_SECONDS, TimeUnit.SECONDS);
+    Deadline deadline = Deadline.after(DESTROY_SECONDS, TimeUnit.SECONDS);
+    var sandboxes = SandboxServiceGrpc.newBlockingStub(channel).withDeadline(deadline);
     var request = DestroySandboxRequest.newBuilder().setSandboxId(sandboxId).build();
-    retry(channel, () -> sandboxes.destroySandbox(request), () -> false);
+    retry(channel, deadline, () -> sandboxes.destroySandbox(request), () -> false);
   }
 
   /** Follows the command over one stream. */
@@ -304,15 +309,16 @@ public final class Follow {
   }
 
   /**
-   * Repeats a call while connections break; a deadline that has passed ends it. Pauses double, and
-   * are short again after a call that was answered at all.
+   * Repeats a call while connections break. Pauses double, and are short again after a call that was
+   * answered at all.
    */
-  private static <T> T retry(ManagedChannel channel, Call<T> call, Call<Boolean> answered) throws Exception {
+  private static <T> T retry(ManagedChannel channel, Deadline deadline, Call<T> call, Call<Boolean> answered)
+      throws Exception {
     for (long pause = FIRST_PAUSE_MILLIS; ; pause = Math.min(2 * pause, LONGEST_PAUSE_MILLIS)) {
       try {
         return call.run();
       } catch (StatusRuntimeException error) {
-        if (!isBroken(error)) {
+        if (!isBroken(error) || deadline.timeRemaining(TimeUnit.MILLISECONDS) < pause) {
           throw error;
         }
       }
@@ -355,7 +361,10 @@ public final class Follow {
 
   private static String explain(Exception error) {
     String reason = reason(error);
-    return reason.isEmpty() ? error.getMessage() : reason + ": " + Status.fromThrowable(error).getDescription();
+    if (!reason.isEmpty()) {
+      return reason + ": " + Status.fromThrowable(error).getDescription();
+    }
+    return error.getCause() == null ? error.getMessage() : error.getMessage() + ": " + error.getCause().getMessage();
   }
 
   private static MessageDigest sha256() {
