@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// One row per method: path, policy, whether the first message is `open`, and
 /// whether it streams.
 fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
-    let extension = pool.get_extension_by_name("nullspace.v1.policy").ok_or("options.proto lacks `policy`")?;
+    let extension = pool.get_extension_by_name("nullspace.v1.method_policy").ok_or("options.proto lacks `method_policy`")?;
     let mut rows = String::from("&[\n");
     for service in pool.services().filter(|service| service.full_name().starts_with("nullspace.")) {
         for method in service.methods() {
@@ -49,7 +49,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
                 return Err(format!("{} has no policy", method.full_name()).into());
             }
             let value = options.get_extension(&extension);
-            let policy = value.as_message().ok_or("`policy` is not a message")?;
+            let policy = value.as_message().ok_or("`method_policy` is not a message")?;
             writeln!(
                 rows,
                 "Method {{ path: \"/{}/{}\", sandbox_plane: {}, scope: {:?}, idempotency: Idempotency::{}, wakes: {}, \
@@ -73,7 +73,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
 
 /// One row per error reason: name on the wire, code, whether it is retryable, what to do.
 fn reasons(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
-    let extension = pool.get_extension_by_name("nullspace.v1.reason").ok_or("options.proto lacks `reason`")?;
+    let extension = pool.get_extension_by_name("nullspace.v1.reason_policy").ok_or("options.proto lacks `reason_policy`")?;
     let reasons = pool.get_enum_by_name("nullspace.v1.ErrorReason").ok_or("errors.proto lacks ErrorReason")?;
     let mut rows = String::from("&[\n");
     for value in reasons.values().filter(|value| value.number() != 0) {
@@ -98,7 +98,7 @@ fn reasons(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
 }
 
 fn secret_messages(pool: &DescriptorPool) -> Result<Vec<MessageDescriptor>, Box<dyn Error>> {
-    let secret = pool.get_extension_by_name("nullspace.v1.secret").ok_or("options.proto lacks `secret`")?;
+    let secret = pool.get_extension_by_name("nullspace.v1.secret_field").ok_or("options.proto lacks `secret_field`")?;
     Ok(pool
         .all_messages()
         .filter(|message| message.fields().any(|field| field.options().has_extension(&secret)))
@@ -107,7 +107,7 @@ fn secret_messages(pool: &DescriptorPool) -> Result<Vec<MessageDescriptor>, Box<
 
 /// `Debug` of each message that has a secret field, with that field redacted.
 fn redacted(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
-    let secret = pool.get_extension_by_name("nullspace.v1.secret").ok_or("options.proto lacks `secret`")?;
+    let secret = pool.get_extension_by_name("nullspace.v1.secret_field").ok_or("options.proto lacks `secret_field`")?;
     let mut code = String::new();
     for message in secret_messages(pool)? {
         let module = message.package_name().replace('.', "::").replacen("nullspace", "crate", 1);

@@ -175,7 +175,7 @@ def test_every_reason_of_the_schema_has_its_class():
         if not value.number:
             continue
         reason = value.name[len("ERROR_REASON_") :]
-        policy = value.GetOptions().Extensions[options_pb2.reason]
+        policy = value.GetOptions().Extensions[options_pb2.reason_policy]
         code = next(code for code in grpc.StatusCode if code.value[0] == policy.code)
         error = error_from(FakeStatus(code, "message", info(reason)))
         assert (type(error), error.code) == REASONS[reason], reason
