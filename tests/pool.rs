@@ -16,6 +16,7 @@ use nullspace_proto::{
 };
 use nullspace_tests::{Api, Result, Server, TestSandbox, eventually, refused, required, rounds, small};
 use prost_types::{Struct, Value, value::Kind};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a pool may take to fill.
 const FILL: Duration = Duration::from_secs(60);
@@ -235,14 +236,17 @@ async fn members_outlive_a_killed_server_and_not_a_stopped_one() -> Result {
     server.finish().await
 }
 
+/// The one kernel that a server has on the host.
+fn kernel(server: &Server) -> Result<Pid> {
+    let kernel = server.host_things()?.into_iter().find(|thing| thing.contains("runsc-sandbox")).ok_or("no kernel")?;
+    Pid::from_raw(kernel.split([' ', ':']).nth(1).ok_or("no pid")?.parse()?).ok_or_else(|| "no pid".into())
+}
+
 #[tokio::test]
 async fn a_member_that_died_is_replaced() -> Result {
     let server = pool(1).await?;
     let before = ready(&server).await?;
-    let kernel = server.host_things()?.into_iter().find(|thing| thing.contains("runsc-sandbox")).ok_or("no kernel")?;
-    let pid = kernel.split([' ', ':']).nth(1).ok_or("no pid")?.parse()?;
-    let pid = rustix::process::Pid::from_raw(pid).ok_or("no pid")?;
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    kill_process(kernel(&server)?, Signal::KILL)?;
     let replaced = async || {
         let now = executions(&server)?;
         Ok(now.len() == 1 && now.is_disjoint(&before) && now == ready(&server).await?)
@@ -250,6 +254,25 @@ async fn a_member_that_died_is_replaced() -> Result {
     eventually("another is ready", FILL, replaced).await?;
     let sandbox = create(&server.api().await?).await?;
     assert_eq!(sandbox.sh("echo alive").await?, "alive\n");
+    drop(sandbox);
+    server.finish().await
+}
+
+#[tokio::test]
+async fn a_creation_whose_member_does_not_answer_boots() -> Result {
+    let server = pool(1).await?;
+    let before = ready(&server).await?;
+    // It lives, so nobody has noticed.
+    kill_process(kernel(&server)?, Signal::STOP)?;
+    let request = CreateSandboxRequest { idempotency_key: id::request(), spec: Some(SandboxSpec::default()) };
+    let api = server.api().await?;
+    let made = api.sandboxes().create_sandbox(request.clone()).await?.into_inner();
+    let sandbox = TestSandbox { api: api.clone(), sandbox: made.sandbox.clone().unwrap() };
+    assert!(!before.contains(&sandbox.sandbox.execution_id), "{}", server.log());
+    assert_eq!(sandbox.sh("echo other").await?, "other\n");
+    assert_eq!(api.sandboxes().create_sandbox(request).await?.into_inner(), made);
+    filled(&server, 1).await?;
+    assert!(executions(&server)?.is_disjoint(&before), "what did not answer is removed");
     drop(sandbox);
     server.finish().await
 }

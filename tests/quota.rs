@@ -8,6 +8,7 @@ use nullspace_proto::{
     v1::{AttachOpen, CreateApiKeyRequest, GetCommandRequest, StartCommandRequest, WaitCommandRequest, WhoAmIRequest},
 };
 use nullspace_tests::{Api, Attached, Result, Server, TestSandbox, eventually, refused, rounds, shell, small};
+use tokio::task::JoinSet;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
@@ -153,7 +154,7 @@ async fn bytes_are_paced_and_not_lost() -> Result {
 
 /// The defaults are out of the way of what programs do.
 #[tokio::test]
-async fn two_thousand_attaches_to_one_sandbox_are_within_the_defaults() -> Result {
+async fn ten_thousand_calls_and_two_thousand_attaches_are_within_the_defaults() -> Result {
     let server = Server::start(&[]).await?;
     let api = server.api().await?;
     let sandbox = TestSandbox::with(&api, small()).await?;
@@ -176,6 +177,23 @@ async fn two_thousand_attaches_to_one_sandbox_are_within_the_defaults() -> Resul
     }
     for attached in &mut attached {
         attached.next().await?;
+    }
+    let mut waiting = JoinSet::new();
+    while waiting.len() < rounds(1_000, 10_000) {
+        let api = Api::connect(&server.url()?, Some(&server.key()?)).await?;
+        for _ in 0..250 {
+            let wait = WaitCommandRequest {
+                sandbox_id: sandbox.id(),
+                command_id: "shared".into(),
+                wait: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            };
+            let mut commands = api.commands();
+            waiting.spawn(async move { commands.wait_command(wait).await });
+        }
+    }
+    sandbox.signal("shared", 9).await?;
+    while let Some(waited) = waiting.join_next().await {
+        assert!(waited??.into_inner().command.is_some_and(|command| command.exit.is_some()));
     }
     drop(attached);
     drop(sandbox);

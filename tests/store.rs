@@ -41,7 +41,8 @@ async fn key(api: &Api) -> Result<String> {
 #[tokio::test]
 async fn sandboxes_and_keys_outlive_a_damaged_store() -> Result {
     for (name, damage) in DAMAGES {
-        let mut server = Server::start(&[]).await?;
+        // Beside sandboxes there are some that were started ahead.
+        let mut server = Server::start(&["--pool-size", "2", "--pool-ready", "1"]).await?;
         let api = server.api().await?;
         let old = TestSandbox::with(&api, small()).await?;
         old.sh("echo kept > /workspace/file").await?;

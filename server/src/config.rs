@@ -18,8 +18,10 @@ const DEFAULT_DATA: &str = "/var/lib/nullspace";
 const DEFAULT_LISTEN: &str = "127.0.0.1:3000";
 const DEFAULT_READY_SLOTS: usize = 8;
 const DEFAULT_KEY: quota::Limits = quota::Limits { calls: 16_384, streams: 16_384, bytes_per_second: 0 };
-const DEFAULT_SANDBOX: quota::Limits = quota::Limits { calls: 4_096, streams: 4_096, bytes_per_second: 0 };
+const DEFAULT_SANDBOX: quota::Limits = quota::Limits { calls: 16_384, streams: 4_096, bytes_per_second: 0 };
 const DEFAULT_POOL: warm::Settings = warm::Settings { size: 8, ready: 1, memory_mib: 512 };
+/// A small host has this part of its memory for the pool.
+const POOL_PART: usize = 16;
 
 /// Runs code in isolated sandboxes and serves all of it over gRPC.
 #[derive(Debug, Parser)]
@@ -131,7 +133,7 @@ pub struct Settings {
     #[arg(long, env = "NULLSPACE_POOL_READY")]
     pub pool_ready: Option<usize>,
     /// MiB of the host's memory for sandboxes that are started ahead, at 32 for
-    /// each. Default: 512.
+    /// each. Default: a sixteenth of the host's, and not more than 512.
     #[arg(long, env = "NULLSPACE_POOL_MEMORY")]
     pub pool_memory: Option<usize>,
     /// Calls that one API key may have at once; past that they are refused as
@@ -145,7 +147,7 @@ pub struct Settings {
     /// directions; more is slowed down. 0: no limit. Default: 0.
     #[arg(long, env = "NULLSPACE_KEY_BYTES_PER_SECOND")]
     pub key_bytes_per_second: Option<u64>,
-    /// Calls into one sandbox at once. 0: no limit. Default: 4,096.
+    /// Calls into one sandbox at once. 0: no limit. Default: 16,384.
     #[arg(long, env = "NULLSPACE_SANDBOX_CALLS")]
     pub sandbox_calls: Option<usize>,
     /// Streams into one sandbox at once. 0: no limit. Default: 4,096.
@@ -197,7 +199,10 @@ impl Settings {
             pool: warm::Settings {
                 size: self.pool_size.or(file.pool_size).unwrap_or(DEFAULT_POOL.size),
                 ready: self.pool_ready.or(file.pool_ready).unwrap_or(DEFAULT_POOL.ready),
-                memory_mib: self.pool_memory.or(file.pool_memory).unwrap_or(DEFAULT_POOL.memory_mib),
+                memory_mib: self
+                    .pool_memory
+                    .or(file.pool_memory)
+                    .unwrap_or_else(|| DEFAULT_POOL.memory_mib.min(crate::instance::host_memory_mib() / POOL_PART)),
             },
             quotas: quota::Settings {
                 key: quota::Limits {

@@ -59,6 +59,13 @@ fn network(word: &str) -> Option<(Ipv4Addr, u8)> {
     Some((address.parse().ok()?, length.parse().ok()?))
 }
 
+/// Memory of the host in MiB. 0: it does not tell.
+pub fn host_memory_mib() -> usize {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    total.map_or(0, |kib: usize| kib / 1024)
+}
+
 /// Resolvers of the host that a sandbox can reach: those that are not loopback.
 pub fn host_resolvers() -> Vec<IpAddr> {
     let read = |path: &str| -> Vec<IpAddr> {
