@@ -40,7 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// One row per method: path, policy, whether the first message is `open`, and
 /// whether it streams.
 fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
-    let extension = pool.get_extension_by_name("nullspace.v1.method_policy").ok_or("options.proto lacks `method_policy`")?;
+    let extension =
+        pool.get_extension_by_name("nullspace.v1.method_policy").ok_or("options.proto lacks `method_policy`")?;
     let mut rows = String::from("&[\n");
     for service in pool.services().filter(|service| service.full_name().starts_with("nullspace.")) {
         for method in service.methods() {
@@ -73,7 +74,8 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
 
 /// One row per error reason: name on the wire, code, whether it is retryable, what to do.
 fn reasons(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
-    let extension = pool.get_extension_by_name("nullspace.v1.reason_policy").ok_or("options.proto lacks `reason_policy`")?;
+    let extension =
+        pool.get_extension_by_name("nullspace.v1.reason_policy").ok_or("options.proto lacks `reason_policy`")?;
     let reasons = pool.get_enum_by_name("nullspace.v1.ErrorReason").ok_or("errors.proto lacks ErrorReason")?;
     let mut rows = String::from("&[\n");
     for value in reasons.values().filter(|value| value.number() != 0) {

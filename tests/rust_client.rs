@@ -156,22 +156,6 @@ async fn a_run_once_leaves_nothing() -> Result {
 }
 
 #[tokio::test]
-async fn a_run_that_is_cut_is_taken_up_again() -> Result {
-    let cutter = nullspace_tests::Cutter::to(&nullspace_tests::required("NULLSPACE_API_URL")?).await?;
-    let client =
-        Client::builder().url(cutter.url()).api_key(nullspace_tests::required("NULLSPACE_API_KEY")?).build()?;
-    client.system().version().await?;
-    let line = "for i in 1 2 3 4 5 6; do seq $((i*50000-49999)) $((i*50000)); sleep 0.2; done; exit 7";
-    let mark = nullspace_proto::id::ulid();
-    let run = client.run_once("sh").args(["-c", line]).memory_mib(256).metadata("job", mark.as_str());
-    let result = cutter.every(Duration::from_millis(100), run.into_future()).await?;
-    let expected: String = (1..=300_000).map(|n| format!("{n}\n")).collect();
-    assert!(cutter.cuts() > 3 && result.code() == 7 && result.stdout_text() == expected, "{} cuts", cutter.cuts());
-    assert_eq!(client.list_sandboxes().metadata("job", mark.as_str()).await?, []);
-    Ok(())
-}
-
-#[tokio::test]
 async fn the_system_tells_of_itself_and_makes_keys() -> Result {
     let system = client()?.system();
     assert!(!system.version().await?.version.is_empty());

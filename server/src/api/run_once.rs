@@ -83,7 +83,7 @@ impl Run {
     }
 
     async fn follow(&self, sandbox: nullspace_proto::v1::Sandbox, live: &Live, started: &mut bool) -> Result<()> {
-        self.pass(Frame::Sandbox(sandbox)).await?;
+        self.pass(Frame::Sandbox(sandbox)).await;
         let (asks, requests) = mpsc::channel(ACKS);
         let ask = |frame| asks.send(AttachCommandRequest { frame: Some(frame) });
         let gone = |_| Error::new(Reason::AgentUnreachable, "the sandbox's agent ended the run");
@@ -96,14 +96,17 @@ impl Run {
                 Some(Answer::Started(_)) => *started = true,
                 Some(Answer::Output(output)) => {
                     let end = output.offset + output.data.len() as i64;
-                    self.pass(Frame::Output(output)).await?;
+                    self.pass(Frame::Output(output)).await;
                     // What is refused here is told by the stream's end.
                     let offset = (end - ON_THE_WAY).max(0);
                     let _ = ask(attach_command_request::Frame::Ack(OutputAck { offset })).await;
                 }
-                Some(Answer::Truncated(truncated)) => self.pass(Frame::Truncated(truncated)).await?,
-                Some(Answer::Keepalive(keepalive)) => self.pass(Frame::Keepalive(keepalive)).await?,
-                Some(Answer::Exit(exit)) => return self.pass(Frame::Exit(exit)).await,
+                Some(Answer::Truncated(truncated)) => self.pass(Frame::Truncated(truncated)).await,
+                Some(Answer::Keepalive(keepalive)) => self.pass(Frame::Keepalive(keepalive)).await,
+                Some(Answer::Exit(exit)) => {
+                    self.pass(Frame::Exit(exit)).await;
+                    return Ok(());
+                }
                 _ => {}
             }
         }
@@ -129,8 +132,10 @@ impl Run {
         }
     }
 
-    async fn pass(&self, frame: Frame) -> Result<()> {
-        let passed = self.frames.send(Ok(RunOnceResponse { frame: Some(frame) })).await;
-        passed.map_err(|_| Error::new(Reason::SandboxStopped, "the caller left"))
+    /// Gives the caller a frame. One that has left is `run`'s to notice.
+    async fn pass(&self, frame: Frame) {
+        if self.frames.send(Ok(RunOnceResponse { frame: Some(frame) })).await.is_err() {
+            std::future::pending().await
+        }
     }
 }

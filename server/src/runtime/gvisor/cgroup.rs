@@ -15,7 +15,10 @@ use nullspace_proto::{
     Error, Result,
     limits::{MAX_PROCESSES, MIB},
 };
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    process::{Pid, Signal, kill_process},
+};
 use tokio::io::Interest;
 
 use crate::{instance::Instance, runtime::event::Event};
@@ -140,12 +143,21 @@ impl Group {
         Ok(())
     }
 
-    /// Removes the group in every hierarchy. It must be empty of processes.
-    pub fn remove(&self) -> Result<()> {
-        for root in hierarchies(self.unified) {
-            remove_tree(&root.join(&self.path))?;
+    /// Removes the group in every hierarchy. `false`: there are processes in it,
+    /// which are told to end.
+    pub fn remove(&self) -> Result<bool> {
+        let mut removed = true;
+        for path in hierarchies(self.unified).into_iter().map(|root| root.join(&self.path)) {
+            match remove_tree(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    removed = false;
+                    kill_tree(&path);
+                }
+                Err(error) => return Err(fault(&path, &error)),
+            }
         }
-        Ok(())
+        Ok(removed)
     }
 }
 
@@ -180,13 +192,24 @@ fn directories(path: &Path) -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-fn remove_tree(path: &Path) -> Result<()> {
+fn remove_tree(path: &Path) -> io::Result<()> {
     for child in directories(path) {
         remove_tree(&child)?;
     }
     match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(path, &error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Ends what is in a group that goes away: a start that an earlier server began
+/// and that went on without it.
+fn kill_tree(path: &Path) {
+    directories(path).iter().for_each(|child| kill_tree(child));
+    let pids = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    for pid in pids.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
+        // One that has ended meanwhile is what was wanted.
+        let _ = kill_process(pid, Signal::KILL);
     }
 }
 

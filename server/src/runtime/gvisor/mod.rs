@@ -27,6 +27,8 @@ const START: Duration = Duration::from_secs(20);
 /// How long a sandbox may take to end: with thousands of processes and a busy
 /// host it is many seconds.
 const END: Duration = Duration::from_secs(40);
+/// How often a control group is tried that has processes.
+const GROUP_RETRY: Duration = Duration::from_millis(5);
 
 /// Runs executions with runsc.
 pub struct Gvisor {
@@ -134,6 +136,18 @@ impl Gvisor {
         Process::open(pid)
     }
 
+    /// Removes a control group, in which processes may still be ending.
+    async fn remove_group(&self, execution: &str) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + END;
+        while !self.groups.group(execution).remove()? {
+            if tokio::time::Instant::now() > deadline {
+                return Err(Error::internal(format!("processes of {execution} do not end")));
+            }
+            tokio::time::sleep(GROUP_RETRY).await;
+        }
+        Ok(())
+    }
+
     /// Whether a process is the sandbox of this execution: its number may have
     /// been given to another since.
     fn is_sandbox(process: &Process, execution: &str) -> bool {
@@ -226,7 +240,12 @@ impl Engine for Gvisor {
 
     async fn destroy(&self, execution: &str) -> Result<()> {
         let directory = self.directory(execution);
-        if let Some(process) = self.adopt(execution).await? {
+        let process = match self.adopt(execution).await? {
+            Some(process) => Some(process),
+            // It may be that an earlier server has begun a start that still runs.
+            None => starter(execution)?,
+        };
+        if let Some(process) = process {
             process.kill();
             let ended = tokio::time::timeout(END, process.ended()).await;
             ended.map_err(|_| Error::internal(format!("the sandbox of {execution} does not end")))?;
@@ -240,7 +259,7 @@ impl Engine for Gvisor {
             // What runsc does not know has no state; the rest is removed below.
             tracing::debug!(execution, stderr = %String::from_utf8_lossy(&output.stderr).trim(), "runsc delete");
         }
-        self.groups.group(execution).remove()?;
+        self.remove_group(execution).await?;
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&directory, &error)),
             _ => Ok(()),
@@ -265,6 +284,19 @@ impl Engine for Gvisor {
 
 fn private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The `runsc run` of an execution, if one runs.
+fn starter(execution: &str) -> Result<Option<Process>> {
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let mut arguments = line.split(|byte| *byte == 0);
+        if arguments.any(|argument| argument == b"--bundle") && arguments.any(|last| last == execution.as_bytes()) {
+            return Process::open(pid);
+        }
+    }
+    Ok(None)
 }
 
 fn fault(path: &Path, error: &dyn std::fmt::Display) -> Error {
