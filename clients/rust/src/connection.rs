@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use nullspace_proto::{codec::ProtoCodec, limits::MAX_MESSAGE_BYTES};
+use nullspace_proto::limits::MAX_MESSAGE_BYTES;
 use prost::Message;
 use tokio::{
     sync::mpsc,
@@ -13,6 +13,7 @@ use tonic::{Code, Request, Streaming, client::Grpc, metadata::AsciiMetadataValue
 
 use crate::{
     Reason,
+    codec::ClientCodec,
     config::Config,
     error::{Error, Result},
     limits::{OUTBOX_FRAMES, REQUEST_TIMEOUT},
@@ -72,7 +73,7 @@ impl Connection {
             let mut grpc = lease.grpc();
             let answer = async {
                 ready(&mut grpc).await?;
-                grpc.unary(sent, method.uri(), ProtoCodec::<Q, R>::default()).await.map_err(Error::from)
+                grpc.unary(sent, method.uri(), ClientCodec::<Q, R>::default()).await.map_err(Error::from)
             };
             let outcome = match timeout_at(retries.deadline() + ANSWER_GRACE, answer).await {
                 Ok(outcome) => outcome,
@@ -98,7 +99,7 @@ impl Connection {
         let mut grpc = lease.grpc();
         let answers = async {
             ready(&mut grpc).await?;
-            grpc.server_streaming(sent, method.uri(), ProtoCodec::<Q, R>::default()).await.map_err(Error::from)
+            grpc.server_streaming(sent, method.uri(), ClientCodec::<Q, R>::default()).await.map_err(Error::from)
         };
         let answers = times.bound(times.silent_at(), answers).await;
         self.0.pool.note(&answers);
@@ -120,7 +121,7 @@ impl Connection {
         let mut grpc = lease.grpc();
         let answers = async {
             ready(&mut grpc).await?;
-            grpc.streaming(sent, method.uri(), ProtoCodec::<Q, R>::default()).await.map_err(Error::from)
+            grpc.streaming(sent, method.uri(), ClientCodec::<Q, R>::default()).await.map_err(Error::from)
         };
         let answers = times.bound(times.silent_at(), answers).await;
         self.0.pool.note(&answers);
@@ -145,7 +146,7 @@ impl Connection {
         let mut grpc = lease.grpc();
         let answer = async {
             ready(&mut grpc).await?;
-            grpc.client_streaming(sent, method.uri(), ProtoCodec::<Q, R>::default()).await.map_err(Error::from)
+            grpc.client_streaming(sent, method.uri(), ClientCodec::<Q, R>::default()).await.map_err(Error::from)
         };
         let outcome = match deadline {
             None => answer.await,

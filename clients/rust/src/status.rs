@@ -6,6 +6,7 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     Reason,
+    codec::NoMessage,
     error::{Error, Inner, Violation},
 };
 
@@ -14,6 +15,10 @@ const REQUEST_ID: &str = "nullspace-request-id";
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
+        let source = std::error::Error::source(&status);
+        if let Some(garbled) = source.and_then(|source| source.downcast_ref::<NoMessage>()) {
+            return Error::invalid_response(garbled.to_string());
+        }
         let details = status.get_error_details();
         let info = details.error_info().filter(|info| info.domain == DOMAIN);
         let (reason, unknown_name) = match info {
@@ -50,6 +55,8 @@ fn foreign(code: Code) -> Reason {
     match code {
         Code::DeadlineExceeded => Reason::DeadlineExceeded,
         Code::Unauthenticated => Reason::ApiKeyInvalid,
+        // Of this side's own making: a message came that is larger than any is.
+        Code::OutOfRange => Reason::InvalidResponse,
         Code::PermissionDenied
         | Code::NotFound
         | Code::AlreadyExists
@@ -109,6 +116,13 @@ mod tests {
             assert_eq!((error.reason(), error.code()), (Reason::Transport, Code::Unavailable));
             assert!(error.is_lost() && !error.is_from_server());
         }
+    }
+
+    #[test]
+    fn what_is_no_message_is_the_servers_fault_and_not_asked_for_again() {
+        let garbled = <u64 as prost::Message>::decode(&b"\xff"[..]).unwrap_err();
+        let error = Error::from(Status::from_error(Box::new(NoMessage::from(garbled))));
+        assert_eq!((error.reason(), error.is_lost()), (Reason::InvalidResponse, false));
     }
 
     #[test]
