@@ -243,6 +243,7 @@ async fn read_output(sandbox: &Sandbox, id: &str, offset: i64, follow: bool) -> 
             Frame::Output(chunk) => frames.push(String::from_utf8(chunk.data.to_vec()).unwrap()),
             Frame::Truncated(truncated) => frames.push(format!("truncated {}", truncated.offset)),
             Frame::Exit(_) => frames.push("exit".into()),
+            Frame::Started(started) => assert_eq!(started.execution_id, common::EXECUTION),
             Frame::Keepalive(_) => {}
             Frame::End(end) => {
                 assert!(stream.message().await.unwrap().is_none());

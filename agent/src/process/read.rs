@@ -23,6 +23,7 @@ pub struct OutputReader {
     /// Where to end. None: with the log.
     until: Option<u64>,
     keepalive: Duration,
+    started_told: bool,
     exit_told: bool,
     ended: bool,
 }
@@ -38,7 +39,7 @@ impl OutputReader {
     pub fn new(process: Arc<Process>, share: Share, position: u64, follow: bool, keepalive: Duration) -> Self {
         // Fixed now: a program that writes faster than its reader would have no end.
         let until = (!follow).then(|| process.log.range().1);
-        Self { process, share, position, until, keepalive, exit_told: false, ended: false }
+        Self { process, share, position, until, keepalive, started_told: false, exit_told: false, ended: false }
     }
 
     /// All frames, in order, read as they are asked for.
@@ -74,6 +75,9 @@ impl OutputReader {
     }
 
     fn ready(&mut self) -> Option<Frame> {
+        if !std::mem::replace(&mut self.started_told, true) {
+            return Some(Frame::Started(self.process.info()));
+        }
         let exit = self.process.exit().filter(|_| !self.exit_told);
         // The exit stands between the output before it and that of descendants.
         let stops = [exit.map(|exit| exit.output_bytes), self.until];

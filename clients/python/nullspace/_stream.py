@@ -75,11 +75,12 @@ class LogReader:
                 raise invalid_response(f"the exit came at byte {self.offset} of {frame.exit.output_bytes}")
             self.ended = True
             return Ended(frame.exit)
-        elif kind == "started" and isinstance(frame, command_pb2.AttachCommandResponse):
+        elif kind == "started" and not isinstance(frame, sandbox_pb2.RunOnceResponse):
             # Only the first one: after a reconnect the offset still counts in the
             # execution in which reading began.
             self.execution_id = self.execution_id or frame.started.execution_id
-            return Started(frame.started)
+            if isinstance(frame, command_pb2.AttachCommandResponse):
+                return Started(frame.started)
         elif kind == "end":
             self.at_end = True
         return None

@@ -15,6 +15,8 @@ use crate::{
 /// A frame of any stream that has output.
 pub(crate) enum Frame {
     Started(Box<nullspace_proto::v1::CommandInfo>),
+    /// Reading goes on in this execution.
+    Joined(String),
     Output(OutputChunk),
     Truncated(i64),
     Exit(nullspace_proto::v1::Exit),
@@ -41,6 +43,7 @@ impl From<Read> for Frame {
             Read::Truncated(truncated) => Self::Truncated(truncated.offset),
             Read::Exit(exit) => Self::Exit(exit),
             Read::End(_) => Self::End,
+            Read::Started(info) => Self::Joined(info.execution_id),
             Read::Keepalive(_) => Self::Other,
         }
     }
@@ -97,6 +100,10 @@ impl LogReader {
             Frame::Started(info) => {
                 self.begin_in(&info.execution_id);
                 Ok(Some(Event::Started(CommandInfo::try_from(*info)?)))
+            }
+            Frame::Joined(execution_id) => {
+                self.begin_in(&execution_id);
+                Ok(None)
             }
             Frame::Output(chunk) => self.output(chunk),
             Frame::Truncated(offset) => Ok(self.skip_to(offset)),
