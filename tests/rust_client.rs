@@ -175,6 +175,15 @@ async fn the_system_tells_of_itself_and_makes_keys() -> Result {
     let error = refused(limited.create_sandbox().await, Reason::ScopeMissing);
     assert_eq!(error.metadata("scope"), Some("sandbox.write"));
 
+    let rotated = system.rotate_api_key().key(created.key.id.as_str()).await?;
+    assert_eq!(
+        (rotated.key.rotated_from.as_deref(), rotated.key.owner.as_str()),
+        (Some(created.key.id.as_str()), "default")
+    );
+    refused(limited.system().whoami().await, Reason::ApiKeyInvalid);
+    refused(system.rotate_api_key().key(created.key.id.as_str()).await, Reason::ApiKeyEnded);
+    system.revoke_api_key(rotated.key.id).await?;
+
     let mut keys = system.list_api_keys().page_size(1).entries();
     let mut found = false;
     while let Some(key) = keys.next().await {

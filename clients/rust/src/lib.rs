@@ -66,5 +66,5 @@ pub use self::{
     sandbox::{ConnectSandbox, CreateSandbox, ListSandboxes, RunOnce, Sandbox, SetTimeout},
     signal::Signal,
     stream::{Event, Events, Output, Position},
-    system::{CreateApiKey, ListApiKeys, System},
+    system::{CreateApiKey, ListApiKeys, RotateApiKey, System},
 };

@@ -76,6 +76,7 @@ methods! {
     WHO_AM_I: "SystemService" / WhoAmI(WhoAmIRequest) -> WhoAmIResponse;
     CREATE_API_KEY: "SystemService" / CreateApiKey(CreateApiKeyRequest) -> CreateApiKeyResponse;
     LIST_API_KEYS: "SystemService" / ListApiKeys(ListApiKeysRequest) -> ListApiKeysResponse;
+    ROTATE_API_KEY: "SystemService" / RotateApiKey(RotateApiKeyRequest) -> RotateApiKeyResponse;
     REVOKE_API_KEY: "SystemService" / RevokeApiKey(RevokeApiKeyRequest) -> RevokeApiKeyResponse;
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nullspace_proto::{
     v1::{
         CreateApiKeyRequest, GetCapabilitiesRequest, GetVersionRequest, ListApiKeysRequest, RevokeApiKeyRequest,
-        WhoAmIRequest,
+        RotateApiKeyRequest, WhoAmIRequest,
     },
     validate,
 };
@@ -15,7 +15,7 @@ use crate::{
     client::required,
     connection::{Connection, idempotency_key},
     error::Result,
-    method::{CREATE_API_KEY, GET_CAPABILITIES, GET_VERSION, LIST_API_KEYS, REVOKE_API_KEY, WHO_AM_I},
+    method::{CREATE_API_KEY, GET_CAPABILITIES, GET_VERSION, LIST_API_KEYS, REVOKE_API_KEY, ROTATE_API_KEY, WHO_AM_I},
     page::{Call, Entries, Page, Paged, entries},
 };
 
@@ -81,6 +81,12 @@ impl System {
         ListApiKeys { connection: self.connection.clone(), page_size: None, page_token: None }
     }
 
+    /// Makes a key that takes the place of this client's own, or of another with
+    /// [`RotateApiKey::key`].
+    pub fn rotate_api_key(&self) -> RotateApiKey {
+        RotateApiKey { connection: self.connection.clone(), request: RotateApiKeyRequest::default() }
+    }
+
     /// Ends an API key at once; calls that run with it go on.
     ///
     /// # Errors
@@ -141,6 +147,55 @@ impl IntoFuture for CreateApiKey {
         request.idempotency_key = idempotency_key(Some(request.idempotency_key));
         Box::pin(async move {
             let response = connection.call(CREATE_API_KEY, request, None).await?;
+            Ok(CreatedApiKey { key: required(response.key)?, secret_key: response.secret_key })
+        })
+    }
+}
+
+/// Replaces an API key by one with the same name, owner, scopes and end. Made by
+/// [`System::rotate_api_key`].
+#[derive(Clone)]
+#[must_use = "nothing is sent before it is awaited"]
+pub struct RotateApiKey {
+    connection: Connection,
+    request: RotateApiKeyRequest,
+}
+
+impl RotateApiKey {
+    /// The id of the key to replace. Default: the client's own.
+    pub fn key(mut self, key_id: impl Into<String>) -> Self {
+        self.request.key_id = key_id.into();
+        self
+    }
+
+    /// How long the replaced key stays valid from now, at most 7 days. Default: it
+    /// ends at once, but not the calls that run with it.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.request.grace = Some(validate::duration(grace));
+        self
+    }
+
+    /// As [`CreateApiKey::idempotency_key`].
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.request.idempotency_key = key.into();
+        self
+    }
+}
+
+impl IntoFuture for RotateApiKey {
+    type Output = Result<CreatedApiKey>;
+    type IntoFuture = Call<CreatedApiKey>;
+
+    /// # Errors
+    /// [`ApiKeyNotFound`](crate::Reason::ApiKeyNotFound);
+    /// [`ApiKeyEnded`](crate::Reason::ApiKeyEnded), it was rotated before, among
+    /// others; [`ScopeMissing`](crate::Reason::ScopeMissing);
+    /// [`IdempotencyKeyReused`](crate::Reason::IdempotencyKeyReused).
+    fn into_future(self) -> Call<CreatedApiKey> {
+        let Self { connection, mut request } = self;
+        request.idempotency_key = idempotency_key(Some(request.idempotency_key));
+        Box::pin(async move {
+            let response = connection.call(ROTATE_API_KEY, request, None).await?;
             Ok(CreatedApiKey { key: required(response.key)?, secret_key: response.secret_key })
         })
     }

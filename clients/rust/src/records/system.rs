@@ -80,6 +80,10 @@ pub struct ApiKey {
     pub expires_at: Option<SystemTime>,
     /// When it was revoked. None: it was not.
     pub revoked_at: Option<SystemTime>,
+    /// The id of the key whose place it took.
+    pub rotated_from: Option<String>,
+    /// The id of the key that took its place.
+    pub rotated_to: Option<String>,
 }
 
 /// A new API key. The server has only its hash.
@@ -142,6 +146,8 @@ impl From<v1::ApiKey> for ApiKey {
             created_at: time(key.created_at),
             expires_at: time(key.expires_at),
             revoked_at: time(key.revoked_at),
+            rotated_from: Some(key.rotated_from).filter(|id| !id.is_empty()),
+            rotated_to: Some(key.rotated_to).filter(|id| !id.is_empty()),
         }
     }
 }
