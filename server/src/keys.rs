@@ -166,9 +166,10 @@ impl ApiKeys {
     ) -> Result<(KeyRecord, String)> {
         let spec = Self::allowed(by, spec)?;
         let ticket = match self.idempotency.begin(&by.owner, "CreateApiKey", key, canonical).await? {
-            Begin::Answered(id) => return self.again(&String::from_utf8_lossy(&id)),
+            Begin::Answered(id) => return self.again(&String::from_utf8_lossy(&id)).await,
             Begin::First(ticket) => ticket,
         };
+        let _change = self.change.lock().await;
         let (record, secret) = self.derive(id::api_key(), spec);
         let outcome = ticket.outcome(record.id.clone().into_bytes())?;
         self.commit(vec![record.clone()], outcome).await?;
@@ -188,7 +189,7 @@ impl ApiKeys {
         let id = if id.is_empty() { &by.id } else { id };
         let ticket = match self.idempotency.begin(&by.owner, "RotateApiKey", key, canonical).await? {
             Begin::Answered(id) => {
-                let (record, secret) = self.again(&String::from_utf8_lossy(&id))?;
+                let (record, secret) = self.again(&String::from_utf8_lossy(&id)).await?;
                 // The key of this call need not be that of the first.
                 by.require_to_give(&record.scopes)?;
                 return Ok((record, secret));
@@ -251,7 +252,9 @@ impl ApiKeys {
         Ok(spec)
     }
 
-    fn again(&self, id: &str) -> Result<(KeyRecord, String)> {
+    async fn again(&self, id: &str) -> Result<(KeyRecord, String)> {
+        // The first call may have written it and be about to believe it.
+        let _change = self.change.lock().await;
         let record = self.find(id).ok_or_else(|| unknown(id))?;
         let secret = self.secret_of(id);
         Ok((record, secret))

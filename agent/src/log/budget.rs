@@ -178,6 +178,9 @@ impl Budget {
         self.relieve_closed(Needed::ByAllHolders, fresh);
         // No process waits for the lost holder of a log that is closed.
         self.relieve_closed(Needed::ByPresentHolders, fresh);
+        // Those that went to disk just now leave it again before one that is open
+        // loses anything.
+        self.free_disk(self.over() as u64);
         self.relieve_open();
         self.relieve_closed(Needed::ByPresentHolders, |_| 0);
     }

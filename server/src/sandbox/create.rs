@@ -47,7 +47,14 @@ impl Sandboxes {
         wanted: Wanted,
     ) -> Result<Arc<Record>> {
         let ticket = match self.idempotency.begin(owner, method, key, canonical).await? {
-            Begin::Answered(bytes) => return decode(key, &bytes).map(Arc::new),
+            Begin::Answered(bytes) => {
+                let record: Record = decode(key, &bytes)?;
+                // The first call may have written it and be about to let calls in.
+                if let Ok(entry) = self.entry(owner, &record.id) {
+                    drop(entry.change.lock().await);
+                }
+                return Ok(Arc::new(record));
+            }
             Begin::First(ticket) => ticket,
         };
         if self.stopping.is_cancelled() {

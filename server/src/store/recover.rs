@@ -18,7 +18,7 @@ use nullspace_proto::{Error, Result};
 
 use super::{
     export::Dump,
-    sled::{COMMITS, SledStore, configured},
+    sled::{COMMITS, SledStore},
 };
 
 /// Whether a store is as it was left.
@@ -82,7 +82,7 @@ pub fn open(data: &Path) -> Result<(SledStore, Origin)> {
 fn inspect(directory: &Path) -> Result<Option<Dump>> {
     // Damage that sled did not think of is a panic.
     let read = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        let db = configured(directory).open()?;
+        let db = super::sled::open(directory)?;
         super::sled::dump(&db)
     }));
     match read {
@@ -113,7 +113,7 @@ fn rebuild(files: &Files, mut from: Dump, acknowledged: u64) -> io::Result<()> {
     let aside = files.store.with_extension(format!("damaged.{now}"));
     fs::rename(&files.store, &aside)?;
     make_directory(&files.store)?;
-    let db = configured(&files.store).open()?;
+    let db = super::sled::open(&files.store)?;
     let mut batch = sled::Batch::default();
     for (key, value) in &from.entries {
         batch.insert(key.as_slice(), value.as_slice());

@@ -7,9 +7,11 @@
 
 use std::{
     fs::File,
+    io,
     path::Path,
     sync::{Arc, Mutex},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use nullspace_proto::{Error, Result};
@@ -27,6 +29,9 @@ const QUEUE: usize = 1_024;
 const BATCH: usize = 256;
 /// Changes that a watcher may be behind.
 const WATCH_BACKLOG: usize = 4_096;
+/// How long a lock is waited for, and how often it is tried.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// Memory for pages.
 const CACHE_BYTES: u64 = 32 << 20;
 
@@ -57,7 +62,7 @@ impl SledStore {
         let fail = |error: &dyn std::fmt::Display| {
             Error::internal(format!("the store {} does not open: {error}", directory.display()))
         };
-        let db = configured(directory).open().map_err(|e| fail(&e))?;
+        let db = open(directory).map_err(|e| fail(&e))?;
         let count = count(&db).map_err(|e| fail(&e))?;
         let file = File::open(directory.join("db")).map_err(|e| fail(&e))?;
         let (jobs, queue) = mpsc::channel(QUEUE);
@@ -165,9 +170,27 @@ impl Writer {
     }
 }
 
-/// How the store in `directory` is opened.
-pub(super) fn configured(directory: &Path) -> sled::Config {
+fn configured(directory: &Path) -> sled::Config {
     sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).flush_every_ms(None)
+}
+
+/// Opens the store in `directory`. One that was closed a moment ago is waited
+/// for: sled's own threads give its lock back a little later.
+pub(super) fn open(directory: &Path) -> sled::Result<sled::Db> {
+    let begun = Instant::now();
+    loop {
+        match configured(directory).open() {
+            Err(sled::Error::Io(error)) if is_locked(&error) && begun.elapsed() < LOCK_LIMIT => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// sled says of a lock that it is an error of no kind.
+fn is_locked(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Other)
 }
 
 /// Everything, with the count of commits.
