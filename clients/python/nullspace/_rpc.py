@@ -60,7 +60,7 @@ def _method(file: FileDescriptor, name: str, request: type[Q], response: type[R]
     service = file.services_by_name[service_name]
     descriptor = service.methods_by_name[method_name]
     options: Any = descriptor.GetOptions()
-    idempotency = options.Extensions[options_pb2.policy].idempotency
+    idempotency = options.Extensions[options_pb2.method_policy].idempotency
     return Method(
         path=f"/{service.full_name}/{method_name}",
         request=request,

@@ -19,7 +19,14 @@ TRANSPORT_ERROR = "transport_error"
 #: Errors after which the same call may be made again at once: the connection
 #: to the server or the agent was lost, or the work is going on elsewhere.
 _LOST = frozenset(
-    {TRANSPORT_ERROR, "agent_unreachable", "server_stopping", "sandbox_not_ready", "call_in_progress"}
+    {
+        TRANSPORT_ERROR,
+        "agent_unreachable",
+        "server_stopping",
+        "sandbox_not_ready",
+        "call_in_progress",
+        "concurrency_limit_reached",
+    }
 )
 
 # Statuses that are not ours: a proxy or the transport made them. Whatever is not
@@ -115,7 +122,7 @@ def _policy(reason: str) -> Any:
     if value is None:
         return None
     options: Any = value.GetOptions()
-    return options.Extensions[options_pb2.reason]
+    return options.Extensions[options_pb2.reason_policy]
 
 
 def _unpack(encoded: Optional[bytes]) -> tuple[Optional[error_details_pb2.ErrorInfo], dict[str, Any]]:

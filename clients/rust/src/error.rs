@@ -185,6 +185,7 @@ impl Error {
                 | Reason::ServerStopping
                 | Reason::SandboxNotReady
                 | Reason::CallInProgress
+                | Reason::ConcurrencyLimitReached
         )
     }
 
