@@ -304,5 +304,9 @@ pub fn begin_clean() {
         libc::sigemptyset(&mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &none, ptr::null_mut());
         libc::signal(libc::SIGPIPE, caught as *const () as libc::sighandler_t);
+        // Blocks of a mebibyte are used again, and not returned and taken anew with
+        // a fault for each page; `give_memory_back` returns them.
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 8 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 20);
     }
 }

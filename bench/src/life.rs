@@ -58,7 +58,7 @@ fn started_ahead(server: &Server) -> usize {
 pub async fn pooled(counts: Counts, floor: f64, cold: f64, report: &mut Report) -> Result {
     let size = counts.burst.to_string();
     let memory = (counts.burst * 40).to_string();
-    let args = ["--pool-size", &size, "--pool-ready", &size, "--pool-memory", &memory, "--ready-slots", "8"];
+    let args = ["--pool-size", &size, "--pool-ready", &size, "--pool-memory", &memory];
     let server = Server::start(&[&args[..], &["--log", "nullspaced=debug"]].concat()).await?;
     let client = client(&server)?;
     let full = async |made: usize| {

@@ -27,6 +27,8 @@ const RUN_COST: usize = 16;
 const MAX_RUNS: usize = 16 << 10;
 /// A file grows by so much.
 const BLOCK_BYTES: u64 = 64 << 10;
+/// So many are written or read at once.
+const ROW_BLOCKS: usize = 64;
 /// How long a full disk is left alone.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -72,7 +74,7 @@ pub struct Spool {
     most: usize,
     /// How many it has. Its disk has so much less for others.
     blocks: usize,
-    free: Vec<u32>,
+    free: VecDeque<u32>,
     /// The disk was full: the file is not made longer until then.
     full_until: Option<Instant>,
     /// The blocks of what is kept, oldest first.
@@ -95,7 +97,7 @@ impl Spool {
             // One more, because the first and the last are not whole.
             most: capacity.div_ceil(BLOCK_BYTES) as usize + 1,
             blocks: 0,
-            free: Vec::new(),
+            free: VecDeque::new(),
             full_until: None,
             used: VecDeque::new(),
             base: offset,
@@ -159,11 +161,11 @@ impl Spool {
         }
         let mut rest = chunk.data.as_ref();
         let mut at = self.end;
+        while self.base + self.used.len() as u64 * BLOCK_BYTES < at + rest.len() as u64 {
+            let block = self.block();
+            self.used.push_back(block);
+        }
         while !rest.is_empty() {
-            if self.place(at).is_none() {
-                let block = self.block();
-                self.used.push_back(block);
-            }
             let Some((place, left)) = self.place(at) else { return Err(io::ErrorKind::StorageFull.into()) };
             let (now, later) = rest.split_at(rest.len().min(left as usize));
             if let Err(error) = self.file.write_all_at(now, place) {
@@ -181,19 +183,22 @@ impl Spool {
 
     /// A block that holds nothing: one that was used before, or a new one.
     fn block(&mut self) -> u32 {
-        self.free.pop().unwrap_or_else(|| {
+        // The one that was freed first: blocks in a row stay in a row.
+        self.free.pop_front().unwrap_or_else(|| {
             self.disk.used.fetch_add(BLOCK_BYTES, Ordering::Relaxed);
             self.blocks += 1;
             self.blocks as u32 - 1
         })
     }
 
-    /// Where in the file an offset lies, and how much of its block is left there.
+    /// Where in the file an offset lies, and how much there is of the file from
+    /// there in one piece.
     fn place(&self, offset: u64) -> Option<(u64, u64)> {
         let from_base = offset - self.base;
-        let block = *self.used.get((from_base / BLOCK_BYTES) as usize)?;
-        let inside = from_base % BLOCK_BYTES;
-        Some((u64::from(block) * BLOCK_BYTES + inside, BLOCK_BYTES - inside))
+        let (first, inside) = ((from_base / BLOCK_BYTES) as usize, from_base % BLOCK_BYTES);
+        let block = *self.used.get(first)?;
+        let row = self.used.range(first..).zip(block..).take_while(|(used, next)| *used == next).take(ROW_BLOCKS);
+        Some((u64::from(block) * BLOCK_BYTES + inside, row.count() as u64 * BLOCK_BYTES - inside))
     }
 
     /// Bytes of one stream from `position`, which is kept, to `limit`; at most
@@ -221,7 +226,7 @@ impl Spool {
         while self.base + BLOCK_BYTES <= self.start
             && let Some(block) = self.used.pop_front()
         {
-            self.free.push(block);
+            self.free.push_back(block);
             self.base += BLOCK_BYTES;
         }
         while self.runs.get(1).is_some_and(|(begin, _)| *begin <= self.start) {
