@@ -9,16 +9,20 @@ import time
 import grpc
 
 from nullspace import Sandbox
+from nullspace._gen.v1 import command_pb2
 
 
 def bare(url: str, size: int) -> float:
     """One stream of one call, with the bytes as they come."""
     options = [("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(url.removeprefix("http://"), options=options) as channel:
-        call = channel.unary_stream("/bench.Bytes/Read", request_serializer=bytes, response_deserializer=bytes)
+        parse = command_pb2.ReadCommandOutputResponse.FromString
+        call = channel.unary_stream(
+            "/bench.Output/Read", request_serializer=bytes, response_deserializer=parse
+        )
         grpc.channel_ready_future(channel).result(timeout=10)
         begun = time.monotonic()
-        read = sum(len(message) for message in call(b""))
+        read = sum(len(message.output.data) for message in call(b""))
         took = time.monotonic() - begun
     assert read >= size, f"{read} of {size} bytes"
     return took

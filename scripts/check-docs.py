@@ -18,7 +18,7 @@ from nullspace.errors import error_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "errors"
-REASON = re.compile(r"ERROR_REASON_(\w+) = \d+ \[\(reason\) = \{code: (\d+)( retryable: true)?")
+REASON = re.compile(r"ERROR_REASON_(\w+) = \d+ \[\(reason_policy\) = \{code: (\d+)( retryable: true)?")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 

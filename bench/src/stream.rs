@@ -13,7 +13,11 @@ use http_body::Frame;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nullspace::Event;
+use nullspace_proto::v1::{
+    OutputChunk, OutputStream, ReadCommandOutputResponse, read_command_output_response::Frame as Answer,
+};
 use nullspace_tests::{Result, eventually};
+use prost::Message as _;
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpListener, TcpStream},
@@ -130,7 +134,7 @@ pub async fn python_stream(ground: &Ground, counts: Counts, report: &mut Report)
     })
 }
 
-/// Answers every call with so many bytes, in messages of gRPC.
+/// Answers every call with so many bytes, in messages of the API.
 async fn serve_bytes(listener: TcpListener, bytes: usize) -> Result {
     let (stream, _) = listener.accept().await?;
     stream.set_nodelay(true)?;
@@ -144,12 +148,14 @@ async fn serve_bytes(listener: TcpListener, bytes: usize) -> Result {
     Ok(builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await?)
 }
 
-/// A mebibyte, as one message.
+/// A mebibyte of output, as one message of the API.
 fn message() -> Bytes {
-    let mut message = BytesMut::with_capacity(5 + (1 << 20));
+    let chunk = OutputChunk { offset: 1, stream: OutputStream::Stdout.into(), data: vec![0; 1 << 20].into() };
+    let body = ReadCommandOutputResponse { frame: Some(Answer::Output(chunk)) }.encode_to_vec();
+    let mut message = BytesMut::with_capacity(5 + body.len());
     message.put_u8(0);
-    message.put_u32(1 << 20);
-    message.resize(5 + (1 << 20), 0);
+    message.put_u32(body.len() as u32);
+    message.put_slice(&body);
     message.freeze()
 }
 
