@@ -155,7 +155,12 @@ impl Attached {
                 Answer::Truncated(truncated) => finished.truncated.push(truncated.offset),
                 Answer::Exit(exit) => {
                     finished.exit = exit;
-                    return Ok(finished);
+                    // Nothing follows, and the stream ends well.
+                    let end = tokio::time::timeout(patient(LIMIT), self.answers.message()).await;
+                    return match end.map_err(|_| Status::unknown("the stream does not end"))?? {
+                        None => Ok(finished),
+                        Some(frame) => Err(Status::unknown(format!("after the exit: {frame:?}"))),
+                    };
                 }
                 Answer::InputAccepted(_) | Answer::InputClosed(_) | Answer::Keepalive(_) => {}
             }

@@ -24,11 +24,12 @@ use crate::{
 
 /// Acknowledgements that may be on their way.
 const ACKS: usize = 16;
-/// What may be on its way to a caller: so much less is acknowledged than was
-/// sent, because a caller that was cut off has not got all of it.
-const ON_THE_WAY: i64 = 4 << 20;
+/// What may be on its way to a caller, in the queue, in buffers and in a window
+/// of 4 MiB: so much less is acknowledged than was sent, because a caller that was
+/// cut off has not got all of it.
+const ON_THE_WAY: i64 = 12 << 20;
 /// A run keeps at least this much: what is on its way, and some to go on with.
-const MIN_RETAINED: i64 = 16 << 20;
+const MIN_RETAINED: i64 = 32 << 20;
 /// The one command of a run.
 const COMMAND: &str = "run";
 

@@ -26,8 +26,9 @@ use crate::{
     store::idempotency::canonical,
 };
 
-/// Frames that a reader of a run may be behind.
-const RUN_BACKLOG: usize = 16;
+/// Frames that a reader of a run may be behind: each may be a mebibyte, and what
+/// is on its way is bounded.
+const RUN_BACKLOG: usize = 2;
 
 /// Answers SandboxService.
 pub struct SandboxApi {

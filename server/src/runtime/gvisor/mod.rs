@@ -136,6 +136,22 @@ impl Gvisor {
         Process::open(pid)
     }
 
+    /// Removes what runsc has of an execution but does not know: a start that was
+    /// ended early leaves a lock or a half-written file.
+    fn remove_state(&self, execution: &str) -> Result<()> {
+        let prefix = format!("{execution}_sandbox:");
+        for entry in fs::read_dir(self.state()).into_iter().flatten().flatten() {
+            if !entry.file_name().to_string_lossy().starts_with(&prefix) {
+                continue;
+            }
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(&entry.path(), &error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a control group, in which processes may still be ending.
     async fn remove_group(&self, execution: &str) -> Result<()> {
         let deadline = tokio::time::Instant::now() + END;
@@ -259,6 +275,7 @@ impl Engine for Gvisor {
             // What runsc does not know has no state; the rest is removed below.
             tracing::debug!(execution, stderr = %String::from_utf8_lossy(&output.stderr).trim(), "runsc delete");
         }
+        self.remove_state(execution)?;
         self.remove_group(execution).await?;
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&directory, &error)),
