@@ -101,6 +101,10 @@ async fn a_signal_ends_a_command_and_says_who_sent_it() -> Result {
         (15, "sleep 1000 & sleep 1000"),
     ] {
         let command = sandbox.start_background(shell(line)).await?;
+        // gVisor may miss a process that is being forked when its group is signalled.
+        let sleeps = line.matches("sleep").count().to_string();
+        let begun = async || Ok(sandbox.sh("pgrep -c sleep || true").await?.trim() == sleeps);
+        eventually("all of the group runs", Duration::from_secs(10), begun).await?;
         sandbox.signal(&command, number).await?;
         let exit = sandbox.wait(&command).await?;
         assert_eq!(
