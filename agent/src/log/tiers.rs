@@ -75,9 +75,7 @@ impl Tiers {
     /// Drops the oldest bytes, but none from `floor` on, until at most `retain`
     /// are kept, and parts that cost no more than that.
     pub fn trim(&mut self, retain: usize, floor: u64) {
-        if self.memory.overhead() > retain {
-            self.spill(self.memory.bytes());
-        }
+        while self.memory.overhead() > retain && self.spill_one() {}
         let upto = floor.min(self.end().saturating_sub(retain as u64));
         if let Some(spool) = &mut self.spool {
             spool.trim(upto);

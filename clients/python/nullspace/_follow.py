@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Generator, Iterator
 from typing import Any, Optional
 
 from nullspace._client import Client, Stream
-from nullspace._limits import COMMAND_SILENCE, RUN_ONCE_SILENCE
+from nullspace._limits import COMMAND_SILENCE
 from nullspace._retry import StreamRetries
-from nullspace._rpc import ATTACH_COMMAND, READ_COMMAND_OUTPUT, RUN_ONCE
-from nullspace._stream import Attachment, Ended, Event, Reading, Running, cut_short
+from nullspace._rpc import ATTACH_COMMAND
+from nullspace._stream import Attachment, Ended, Event, Q, R, Readable, cut_short
 from nullspace.errors import SandboxError
 
 
@@ -79,23 +78,23 @@ def attached(client: Client, attachment: Attachment, scope: Scope) -> Iterator[E
         _pause(scope, retries, error, client.reached())
 
 
-def read(client: Client, reading: Reading, scope: Scope) -> Iterator[Event]:
-    """Follows the output of a command to its end, or reads what is there now.
+def read(client: Client, readable: Readable[Q, R], scope: Scope) -> Generator[Event, None, None]:
+    """Reads the output of a command, or runs one, to the end that was asked for.
 
     Ends early, without an error, when ``scope`` is closed.
     """
     retries = StreamRetries()
     while not scope.closed:
-        stream = client.read(READ_COMMAND_OUTPUT, reading.open(), silence=COMMAND_SILENCE)
+        stream = client.read(readable.method, readable.open(), silence=readable.silence)
         retries.opened()
         scope.enter(stream)
         try:
             for frame in stream:
                 retries.progress()
-                event = reading.log.take(frame)
+                event = readable.take(frame)
                 if event is not None:
                     yield event
-                if reading.is_over():
+                if readable.is_over():
                     return
             error = cut_short()
         except SandboxError as failure:
@@ -103,28 +102,6 @@ def read(client: Client, reading: Reading, scope: Scope) -> Iterator[Event]:
         finally:
             stream.close()
         _pause(scope, retries, error, client.reached())
-
-
-def run(client: Client, running: Running) -> Generator[Event, None, None]:
-    """Runs a command in a sandbox of its own and follows it to its end."""
-    retries = StreamRetries()
-    while True:
-        stream = client.read(RUN_ONCE, running.open(), silence=RUN_ONCE_SILENCE)
-        retries.opened()
-        try:
-            for frame in stream:
-                retries.progress()
-                event = running.take(frame)
-                if event is not None:
-                    yield event
-                if running.log.ended:
-                    return
-            error = cut_short()
-        except SandboxError as failure:
-            error = failure
-        finally:
-            stream.close()
-        time.sleep(retries.pause(error, reached=client.reached()))
 
 
 def _pause(scope: Scope, retries: StreamRetries, error: SandboxError, reached: bool) -> None:

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from nullspace._client_aio import AsyncClient
-from nullspace._limits import COMMAND_SILENCE, RUN_ONCE_SILENCE
+from nullspace._limits import COMMAND_SILENCE
 from nullspace._retry import StreamRetries
-from nullspace._rpc import ATTACH_COMMAND, READ_COMMAND_OUTPUT, RUN_ONCE
-from nullspace._stream import Attachment, Ended, Event, Reading, Running, cut_short
+from nullspace._rpc import ATTACH_COMMAND
+from nullspace._stream import Attachment, Ended, Event, Q, R, Readable, cut_short
 from nullspace.errors import SandboxError
 
 
@@ -44,41 +44,19 @@ async def attached(client: AsyncClient, attachment: Attachment) -> AsyncIterator
         await asyncio.sleep(retries.pause(error, reached=client.reached()))
 
 
-async def read(client: AsyncClient, reading: Reading) -> AsyncIterator[Event]:
-    """Follows the output of a command to its end, or reads what is there now."""
+async def read(client: AsyncClient, readable: Readable[Q, R]) -> AsyncIterator[Event]:
+    """Reads the output of a command, or runs one, to the end that was asked for."""
     retries = StreamRetries()
     while True:
-        stream = client.read(READ_COMMAND_OUTPUT, reading.open(), silence=COMMAND_SILENCE)
+        stream = client.read(readable.method, readable.open(), silence=readable.silence)
         retries.opened()
         try:
             async for frame in stream:
                 retries.progress()
-                event = reading.log.take(frame)
+                event = readable.take(frame)
                 if event is not None:
                     yield event
-                if reading.is_over():
-                    return
-            error = cut_short()
-        except SandboxError as failure:
-            error = failure
-        finally:
-            await stream.close()
-        await asyncio.sleep(retries.pause(error, reached=client.reached()))
-
-
-async def run(client: AsyncClient, running: Running) -> AsyncIterator[Event]:
-    """As the blocking :func:`nullspace._follow.run`."""
-    retries = StreamRetries()
-    while True:
-        stream = client.read(RUN_ONCE, running.open(), silence=RUN_ONCE_SILENCE)
-        retries.opened()
-        try:
-            async for frame in stream:
-                retries.progress()
-                event = running.take(frame)
-                if event is not None:
-                    yield event
-                if running.log.ended:
+                if readable.is_over():
                     return
             error = cut_short()
         except SandboxError as failure:

@@ -7,12 +7,18 @@ where it stopped. Both flavours of the client drive the same objects.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple, Optional, Protocol, TypeVar, Union
+
+from google.protobuf.message import Message
 
 from nullspace._gen.v1 import command_pb2, sandbox_pb2, stream_pb2
-from nullspace._limits import ACK_BYTES, INPUT_CHUNK_BYTES
+from nullspace._limits import ACK_BYTES, COMMAND_SILENCE, INPUT_CHUNK_BYTES, RUN_ONCE_SILENCE
 from nullspace._responses import invalid_response
+from nullspace._rpc import READ_COMMAND_OUTPUT, RUN_ONCE, Method
 from nullspace.errors import SandboxError
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
 
 Frame = Union[
     command_pb2.AttachCommandResponse, command_pb2.ReadCommandOutputResponse, sandbox_pb2.RunOnceResponse
@@ -100,8 +106,32 @@ class LogReader:
         return Output(chunk.stream == stream_pb2.OUTPUT_STREAM_STDERR, data)
 
 
+class Readable(Protocol[Q, R]):
+    """What can be read over as many streams as that takes."""
+
+    @property
+    def method(self) -> Method[Q, R]:
+        """The call that opens a stream."""
+
+    @property
+    def silence(self) -> float:
+        """Seconds that a stream may be silent."""
+
+    def open(self) -> Q:
+        """The request, from where reading stopped."""
+
+    def take(self, frame: R) -> Optional[Event]:
+        """What a frame of the server means."""
+
+    def is_over(self) -> bool:
+        """Whether all has come that was asked for."""
+
+
 class Reading:
     """ReadCommandOutput: follows a command without starting or holding it."""
+
+    method = READ_COMMAND_OUTPUT
+    silence = COMMAND_SILENCE
 
     def __init__(self, sandbox_id: str, command_id: str, log: LogReader, *, follow: bool = True) -> None:
         self._sandbox_id = sandbox_id
@@ -118,6 +148,10 @@ class Reading:
             follow=self._follow,
         )
 
+    def take(self, frame: command_pb2.ReadCommandOutputResponse) -> Optional[Event]:
+        """What a frame of the server means."""
+        return self.log.take(frame)
+
     def is_over(self) -> bool:
         """Whether all has come that was asked for.
 
@@ -129,6 +163,9 @@ class Reading:
 
 class Running:
     """RunOnce: one command in a sandbox of its own."""
+
+    method = RUN_ONCE
+    silence = RUN_ONCE_SILENCE
 
     def __init__(self, request: sandbox_pb2.RunOnceRequest) -> None:
         self._request = request
@@ -149,6 +186,10 @@ class Running:
             self.log.execution_id = self.log.execution_id or frame.sandbox.execution_id
             return None
         return self.log.take(frame)
+
+    def is_over(self) -> bool:
+        """Whether the command has ended."""
+        return self.log.ended
 
 
 class Attachment:

@@ -285,7 +285,7 @@ class AsyncSandbox:
         running, collector = Running(request), Collector()
         async with AsyncClient(resolve(api_key, base_url, ca_cert)) as client:
             try:
-                events = _follow_aio.run(client, running)
+                events = _follow_aio.read(client, running)
                 async with _follow_aio.closing(events):
                     async for event in events:
                         collector.add(event)

@@ -409,7 +409,7 @@ class Sandbox:
         running, collector = Running(request), Collector()
         with Client(resolve(api_key, base_url, ca_cert)) as client:
             try:
-                with contextlib.closing(_follow.run(client, running)) as events:
+                with contextlib.closing(_follow.read(client, running, _follow.Scope())) as events:
                     for event in events:
                         collector.add(event)
             except SandboxError as error:

@@ -69,7 +69,11 @@ fn foreign(code: Code) -> Reason {
 
 /// The transport's own words hide the cause in their sources.
 fn described(status: &Status) -> String {
-    let mut message = format!("{:?}: {}", status.code(), status.message());
+    let mut message = match status.code() {
+        // That much is known without saying it.
+        Code::Unknown => status.message().to_owned(),
+        code => format!("{code:?}: {}", status.message()),
+    };
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
         let cause_text = cause.to_string();

@@ -72,9 +72,9 @@ impl Run {
             followed = self.follow(convert::sandbox(&record), &live, &mut started) => followed,
             () = self.frames.closed() => return Ok(()),
         };
-        // There is nothing to come back for.
+        // There is nothing to come back for. Who was here before has seen it start.
         if let Err(error) = &followed
-            && !started
+            && !(started || again)
             && !error.reason().is_retryable()
             && !matches!(error.reason(), Reason::AttachSuperseded | Reason::OutputDiverged | Reason::AgentLost)
         {

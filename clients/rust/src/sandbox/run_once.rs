@@ -1,20 +1,26 @@
 //! One command in a sandbox of its own.
 
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
 use async_stream::try_stream;
-use nullspace_proto::v1::{DestroySandboxRequest, Overflow, RunOnceRequest, run_once_response::Frame as Answer};
-use tokio::time::sleep;
+use nullspace_proto::v1::{
+    DestroySandboxRequest, Overflow, RunOnceRequest, RunOnceResponse, run_once_response::Frame as Answer,
+};
+use tokio_stream::StreamExt as _;
 
 use super::settings::{Settings, sandbox_settings};
 use crate::{
-    CommandResult, Events,
+    CommandResult, Event, Events,
     command::{CommandSettings, command_settings},
-    connection::{Connection, Times, idempotency_key},
+    connection::{Connection, idempotency_key},
     error::Result,
     limits::{RUN_ONCE_SILENCE, RUN_ONCE_SLACK, SANDBOX_TIMEOUT},
-    method::{DESTROY_SANDBOX, RUN_ONCE},
+    method::{DESTROY_SANDBOX, Method, RUN_ONCE},
     page::Call,
-    retry::StreamRetries,
-    stream::{Following, Frame, LogReader, cut_short},
+    stream::{Following, Frame, LogReader, Readable, read},
 };
 
 /// Runs one program in a sandbox of its own, which is destroyed whatever
@@ -81,43 +87,52 @@ impl RunOnce {
     }
 }
 
-/// Follows a run to its end, over as many streams as that takes.
-fn follow(connection: Connection, mut request: RunOnceRequest) -> Following {
+/// A run that is followed.
+struct Running {
+    request: RunOnceRequest,
+    log: LogReader,
+    /// The sandbox, once it is known.
+    sandbox_id: Arc<OnceLock<String>>,
+}
+
+impl Readable for Running {
+    type Request = RunOnceRequest;
+    type Response = RunOnceResponse;
+    const METHOD: Method<RunOnceRequest, RunOnceResponse> = RUN_ONCE;
+    const SILENCE: Duration = RUN_ONCE_SILENCE;
+
+    fn open(&self) -> RunOnceRequest {
+        let position = self.sandbox_id.get().map(|_| self.log.position());
+        RunOnceRequest { position, ..self.request.clone() }
+    }
+
+    fn take(&mut self, response: RunOnceResponse) -> Result<Option<Event>> {
+        if let Some(Answer::Sandbox(sandbox)) = &response.frame {
+            // A run has one sandbox, so a later frame names the same.
+            self.sandbox_id.get_or_init(|| sandbox.id.clone());
+            self.log.begin_in(&sandbox.execution_id);
+        }
+        self.log.take(response.frame.map_or(Frame::Other, Frame::from))
+    }
+
+    fn is_over(&self) -> bool {
+        self.log.ended
+    }
+}
+
+/// Follows a run to its end, and ends its sandbox before that is told.
+fn follow(connection: Connection, request: RunOnceRequest) -> Following {
+    let sandbox_id = Arc::new(OnceLock::new());
+    let running = Running { request, log: LogReader::default(), sandbox_id: sandbox_id.clone() };
+    let mut events = read(connection.clone(), running);
     Box::pin(try_stream! {
-        let mut log = LogReader::default();
-        let mut sandbox_id = String::new();
-        let mut retries = StreamRetries::new();
-        loop {
-            retries.opened();
-            if !sandbox_id.is_empty() {
-                request.position = Some(log.position());
+        while let Some(event) = events.next().await.transpose()? {
+            if let (Event::Ended(_), Some(sandbox_id)) = (&event, sandbox_id.get()) {
+                let request = DestroySandboxRequest { sandbox_id: sandbox_id.clone() };
+                // The sandbox goes without this as well, later.
+                let _ = connection.call(DESTROY_SANDBOX, request, None).await;
             }
-            let opening = connection.read(RUN_ONCE, request.clone(), Times::silence(RUN_ONCE_SILENCE));
-            let error = match opening.await {
-                Err(error) => error,
-                Ok(mut frames) => loop {
-                    let frame = match frames.next().await {
-                        Ok(Some(response)) => response.frame,
-                        Ok(None) => break cut_short(),
-                        Err(error) => break error,
-                    };
-                    retries.progress();
-                    if let Some(Answer::Sandbox(sandbox)) = &frame {
-                        sandbox_id.clone_from(&sandbox.id);
-                        log.begin_in(&sandbox.execution_id);
-                    }
-                    if let Some(event) = log.take(frame.map_or(Frame::Other, Frame::from))? {
-                        if log.ended {
-                            // The sandbox goes without this as well, later.
-                            let _ = connection.call(DESTROY_SANDBOX, DestroySandboxRequest { sandbox_id }, None).await;
-                            yield event;
-                            return;
-                        }
-                        yield event;
-                    }
-                },
-            };
-            sleep(retries.pause(error, connection.reached())?).await;
+            yield event;
         }
     })
 }

@@ -1,18 +1,19 @@
 //! Follows a command to its end, over as many streams as that takes.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use async_stream::try_stream;
 use futures_core::Stream;
 use nullspace_proto::v1::{AttachCommandRequest, AttachCommandResponse, attach_command_response::Frame as Answer};
+use prost::Message;
 use tokio::time::sleep;
 
-use super::{Attachment, Event, Reading, log::Frame};
+use super::{Attachment, Event};
 use crate::{
     connection::{Connection, Duplex, Times},
     error::{Error, Result},
     limits::COMMAND_SILENCE,
-    method::{ATTACH_COMMAND, READ_COMMAND_OUTPUT},
+    method::{ATTACH_COMMAND, Method},
     retry::StreamRetries,
 };
 
@@ -87,26 +88,45 @@ async fn pull(attachment: &mut Attachment) -> Result<()> {
     }
 }
 
-/// Follows the output of a command to its end, or reads what is there now.
-pub(crate) fn read(connection: Connection, mut reading: Reading) -> Following {
+/// What can be read over as many streams as that takes.
+pub(crate) trait Readable: Send + 'static {
+    /// Opens a stream.
+    type Request: Message + Default + Clone + 'static;
+    /// A frame of it.
+    type Response: Message + Default + 'static;
+    /// The call that opens a stream.
+    const METHOD: Method<Self::Request, Self::Response>;
+    /// How long a stream may be silent.
+    const SILENCE: Duration;
+
+    /// The request, from where reading stopped.
+    fn open(&self) -> Self::Request;
+    /// What a frame of the server means.
+    fn take(&mut self, response: Self::Response) -> Result<Option<Event>>;
+    /// Whether all has come that was asked for.
+    fn is_over(&self) -> bool;
+}
+
+/// Reads the output of a command, or runs one, to the end that was asked for.
+pub(crate) fn read<R: Readable>(connection: Connection, mut source: R) -> Following {
     Box::pin(try_stream! {
         let mut retries = StreamRetries::new();
         loop {
             retries.opened();
-            let opening = connection.read(READ_COMMAND_OUTPUT, reading.open(), Times::silence(COMMAND_SILENCE));
+            let opening = connection.read(R::METHOD, source.open(), Times::silence(R::SILENCE));
             let error = match opening.await {
                 Err(error) => error,
                 Ok(mut frames) => loop {
-                    let frame = match frames.next().await {
-                        Ok(Some(response)) => response.frame.map_or(Frame::Other, Frame::from),
+                    let response = match frames.next().await {
+                        Ok(Some(response)) => response,
                         Ok(None) => break cut_short(),
                         Err(error) => break error,
                     };
                     retries.progress();
-                    if let Some(event) = reading.log.take(frame)? {
+                    if let Some(event) = source.take(response)? {
                         yield event;
                     }
-                    if reading.is_over() {
+                    if source.is_over() {
                         return;
                     }
                 },

@@ -1,15 +1,20 @@
 //! A place in the log of a command, moved on by frames.
 
+use std::time::Duration;
+
 use bytes::Buf as _;
 use nullspace_proto::v1::{
-    LogPosition, OutputChunk, ReadCommandOutputRequest, attach_command_response::Frame as Attach,
-    read_command_output_response::Frame as Read, run_once_response::Frame as RunOnce,
+    LogPosition, OutputChunk, ReadCommandOutputRequest, ReadCommandOutputResponse,
+    attach_command_response::Frame as Attach, read_command_output_response::Frame as Read,
+    run_once_response::Frame as RunOnce,
 };
 
-use super::{Event, Output};
+use super::{Event, Output, Readable};
 use crate::{
     CommandInfo, Exit,
     error::{Error, Result},
+    limits::COMMAND_SILENCE,
+    method::{Method, READ_COMMAND_OUTPUT},
 };
 
 /// A frame of any stream that has output.
@@ -157,9 +162,13 @@ pub(crate) struct Reading {
     pub follow: bool,
 }
 
-impl Reading {
-    /// The request, from where reading stopped.
-    pub fn open(&self) -> ReadCommandOutputRequest {
+impl Readable for Reading {
+    type Request = ReadCommandOutputRequest;
+    type Response = ReadCommandOutputResponse;
+    const METHOD: Method<ReadCommandOutputRequest, ReadCommandOutputResponse> = READ_COMMAND_OUTPUT;
+    const SILENCE: Duration = COMMAND_SILENCE;
+
+    fn open(&self) -> ReadCommandOutputRequest {
         ReadCommandOutputRequest {
             sandbox_id: self.sandbox_id.clone(),
             command_id: self.command_id.clone(),
@@ -169,9 +178,13 @@ impl Reading {
         }
     }
 
-    /// Whether all has come that was asked for. Following ends with the command's
-    /// exit: what its descendants write later is not waited for.
-    pub fn is_over(&self) -> bool {
+    fn take(&mut self, response: ReadCommandOutputResponse) -> Result<Option<Event>> {
+        self.log.take(response.frame.map_or(Frame::Other, Frame::from))
+    }
+
+    /// Following ends with the command's exit: what its descendants write later is
+    /// not waited for.
+    fn is_over(&self) -> bool {
         self.log.at_end || (self.follow && self.log.ended)
     }
 }

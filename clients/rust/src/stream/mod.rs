@@ -8,7 +8,7 @@ mod log;
 
 pub(crate) use self::{
     attachment::Attachment,
-    follow::{Following, attached, cut_short, read},
+    follow::{Following, Readable, attached, cut_short, read},
     input::{Input, Source},
     log::{Frame, LogReader, Reading},
 };

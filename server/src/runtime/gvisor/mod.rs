@@ -305,13 +305,16 @@ fn private(path: &Path) -> io::Result<()> {
 
 /// The `runsc run` of an execution, if one runs.
 fn starter(execution: &str) -> Result<Option<Process>> {
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    let starts = |pid: i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut arguments = line.split(|byte| *byte == 0);
-        if arguments.any(|argument| argument == b"--bundle") && arguments.any(|last| last == execution.as_bytes()) {
-            return Process::open(pid);
-        }
+        arguments.any(|argument| argument == b"--bundle") && arguments.any(|last| last == execution.as_bytes())
+    };
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.filter(|pid| starts(*pid)) else { continue };
+        // Looked at again: its number may have become another's before it was held.
+        return Ok(Process::open(pid)?.filter(|process| starts(process.pid)));
     }
     Ok(None)
 }
