@@ -209,6 +209,22 @@ async fn a_run_does_not_outlive_its_server() -> Result {
     server.finish().await
 }
 
+/// A start that was ended early leaves a lock in the engine's state, which the
+/// engine itself does not know.
+#[tokio::test]
+async fn what_an_ended_start_left_is_removed() -> Result {
+    let mut server = Server::start(&[]).await?;
+    server.kill()?;
+    let execution = nullspace_proto::id::ulid();
+    let left =
+        ["lock", "state"].map(|kind| server.data().join(format!("runsc/{execution}_sandbox:{execution}.{kind}")));
+    left.iter().try_for_each(|path| std::fs::write(path, ""))?;
+    server.start_again().await?;
+    assert!(server.log().contains(&execution), "it is not said that something was removed");
+    assert!(left.iter().all(|path| !path.exists()), "{left:?}");
+    server.finish().await
+}
+
 #[tokio::test]
 async fn a_kernel_that_died_meanwhile_is_found_dead() -> Result {
     let mut server = Server::start(&[]).await?;

@@ -159,7 +159,11 @@ async fn a_run_survives_cuts_and_kills_of_the_server() -> Result {
     let mut request = RunOnceRequest {
         idempotency_key: id::request(),
         sandbox: Some(small()),
-        command: Some(argv(["python3", "-c", WRITER, &blocks.to_string()])),
+        // As little is kept as a run allows, so that it soon writes no further ahead.
+        command: Some(CommandSpec {
+            retain_output_bytes: 65_536,
+            ..argv(["python3", "-c", WRITER, &blocks.to_string()])
+        }),
         ..Default::default()
     };
     let (mut sums, mut offset, mut attaches) = ([Sha256::new(), Sha256::new()], 0, 0);
