@@ -64,7 +64,9 @@ impl Drop for TestSandbox {
         let destroy = move || -> Result {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let api = Api { key, ..Api::connect(&url, None).await? };
+                // What a server leaves that is gone is its own test's to remove.
+                let Ok(api) = Api::connect(&url, None).await else { return Ok(()) };
+                let api = Api { key, ..api };
                 api.sandboxes().destroy_sandbox(DestroySandboxRequest { sandbox_id: id }).await?;
                 Ok(())
             })

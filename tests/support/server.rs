@@ -190,14 +190,18 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// Only a failed test comes here with anything left; the next start on this
-    /// host cannot know of it, so it is removed by the host's own tool.
+    /// Only a failed test comes here with a server that runs or with anything
+    /// left; the next start on this host cannot know of it, so it is removed by
+    /// the host's own tool.
     fn drop(&mut self) {
+        if self.child.is_some() {
+            eprintln!("the server of {} was not stopped; its log:\n{}", self.data.display(), self.log());
+        }
         let _ = self.kill();
         if self.host_things().is_ok_and(|left| left.is_empty()) {
             let _ = fs::remove_dir_all(&self.data);
         } else {
-            eprintln!("{} is left as it is; its log:\n{}", self.data.display(), self.log());
+            eprintln!("{} is left as it is", self.data.display());
         }
     }
 }

@@ -81,7 +81,7 @@ impl Sandboxes {
         tracing::warn!(sandbox = record.id, reason, "ending what an earlier server left");
         if let Err(error) = self.end(entry, end, reason).await {
             tracing::error!(sandbox = record.id, %error, "not ended; it is tried again");
-            self.deadlines.note(&entry.record());
+            self.deadlines.try_again(&entry.record());
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::store::Write;
 
 /// A clock that was set is noticed after this at the latest.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// After this an ending that failed is tried again.
+const END_RETRY: Duration = Duration::from_secs(2);
 /// How often old records are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
@@ -44,6 +46,11 @@ impl Deadlines {
             State::Creating { .. } | State::Destroyed | State::Error { .. } => None,
         };
         self.set(&record.id, time);
+    }
+
+    /// Has an ending tried again that failed.
+    pub(super) fn try_again(&self, record: &Record) {
+        self.set(&record.id, Some(SystemTime::now() + END_RETRY));
     }
 
     fn set(&self, id: &str, time: Option<SystemTime>) {
@@ -110,7 +117,7 @@ impl Sandboxes {
             }
             if let Err(error) = this.end(&entry, end, reason).await {
                 tracing::error!(sandbox = id, %error, "a sandbox was not ended; it is tried again");
-                this.deadlines.note(&entry.record());
+                this.deadlines.try_again(&entry.record());
             }
         });
     }

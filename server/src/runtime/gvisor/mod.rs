@@ -131,9 +131,9 @@ impl Gvisor {
     }
 
     fn open_process(&self, directory: &Path) -> Result<Option<Process>> {
-        let Ok(text) = fs::read_to_string(directory.join("pid")) else { return Ok(None) };
-        let pid = text.trim().parse().map_err(|error| fault(directory, &error))?;
-        Process::open(pid)
+        // runsc may be about to write it: its start is not over then.
+        let text = fs::read_to_string(directory.join("pid")).unwrap_or_default();
+        text.trim().parse().map_or(Ok(None), Process::open)
     }
 
     /// Removes what runsc has of an execution but does not know: a start that was
@@ -303,18 +303,20 @@ fn private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// The `runsc run` of an execution, if one runs.
+/// The `runsc run` of an execution, if one runs. Its gofer names the same bundle.
 fn starter(execution: &str) -> Result<Option<Process>> {
     let starts = |pid: i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut arguments = line.split(|byte| *byte == 0);
-        arguments.any(|argument| argument == b"--bundle") && arguments.any(|last| last == execution.as_bytes())
+        arguments.any(|argument| argument == b"run") && arguments.any(|last| last == execution.as_bytes())
     };
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
         let Some(pid) = pid.filter(|pid| starts(*pid)) else { continue };
         // Looked at again: its number may have become another's before it was held.
-        return Ok(Process::open(pid)?.filter(|process| starts(process.pid)));
+        if let Some(process) = Process::open(pid)?.filter(|process| starts(process.pid)) {
+            return Ok(Some(process));
+        }
     }
     Ok(None)
 }
