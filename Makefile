@@ -1,6 +1,6 @@
 # Everything that is done with this checkout. What a target does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup build run start stop env test test-cgroup2 bench lint proto clean-host
+.PHONY: help setup build run start stop env test soak test-cgroup2 bench lint proto clean-host
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ env: ## Print the shell settings of a client: eval "$(make -s env)"
 
 test: ## Run all tests (SCALE=small or full)
 	@SCALE=$(or $(SCALE),small) scripts/test.sh
+
+soak: ## Everything at once for an hour (SOAK=seconds)
+	@scripts/test.sh soak
 
 test-cgroup2: ## Run some tests in an emulated Debian 12 with cgroup v2, slowly
 	@scripts/test-cgroup2.sh

@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
 # Everything that must hold, against a server of its own beside any other:
-# SCALE=small, or SCALE=full for the counts that the promises name.
+# SCALE=small, or SCALE=full for the counts that the promises name. With `soak`
+# only the soak, for SOAK seconds (an hour).
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
 export SCALE=${SCALE:-small}
 case $SCALE in small | full) ;; *) die "SCALE is small or full, not '$SCALE'" ;; esac
+WHAT=${1:-all}
+case $WHAT in
+    all) export SOAK=${SOAK:-} ;;
+    soak) export SOAK=${SOAK:-3600} ;;
+    *) die "tests are all or soak, not '$WHAT'" ;;
+esac
 # Seconds until a phase is taken to hang.
-PHASE_LIMIT=2400
+PHASE_LIMIT=$((2400 + ${SOAK:-0}))
 
 WORK=$(mktemp -d /tmp/nullspace-test-XXXXXX)
 RESULTS=$WORK/results
@@ -105,17 +112,30 @@ scripts/setup.sh
 # What chooses the server of this host must not choose those of tests.
 unset "${!NULLSPACE_@}"
 
-phase "unit tests: contract, server and clients" cargo test --release \
-    -p nullspace-proto -p nullspace-server -p nullspace -p nullspace-cli
-phase "unit tests: agent" env CARGO_TARGET_DIR=target/agent \
-    RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-fuse-ld=mold" \
-    cargo test --release -p nullspace-agent --target x86_64-unknown-linux-gnu
-
 # What tests make goes below the directory that is checked at the end.
 export TMPDIR=$WORK NULLSPACED=$SERVER NULLSPACE_CLI=$CLI NULLSPACE_ASSETS=$ASSETS
+
+unit_tests() {
+    phase "unit tests: contract, server and clients" cargo test --release \
+        -p nullspace-proto -p nullspace-server -p nullspace -p nullspace-cli
+    phase "unit tests: agent" env CARGO_TARGET_DIR=target/agent \
+        RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-fuse-ld=mold" \
+        cargo test --release -p nullspace-agent --target x86_64-unknown-linux-gnu
+}
+
+end_to_end_tests() {
+    start_server
+    phase "end-to-end tests" cargo test --release -p nullspace-tests
+    phase "Python tests" "$PYTHON" -m pytest tests/python
+    stop_server
+}
+
+[ "$WHAT" = soak ] || unit_tests
 phase "build the end-to-end tests" cargo test --release -p nullspace-tests --no-run
-start_server
-phase "end-to-end tests" cargo test --release -p nullspace-tests
-phase "Python tests" "$PYTHON" -m pytest tests/python
-stop_server
+if [ "$WHAT" = soak ]; then
+    # It has a server of its own.
+    phase "soak of $SOAK s" cargo test --release -p nullspace-tests -- --nocapture load::a_soak
+else
+    end_to_end_tests
+fi
 phase "nothing is left on the host" scripts/check-host.sh "$WORK"

@@ -8,6 +8,7 @@ mod crash;
 mod file;
 mod idempotency;
 mod limits;
+mod load;
 mod network;
 mod output;
 mod peers;
