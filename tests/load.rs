@@ -17,6 +17,8 @@ use tokio_stream::StreamExt as _;
 
 /// What a sandbox at rest may take of the host's memory, everything counted.
 const SANDBOX_MIB: f64 = 32.0;
+/// What of the host's memory is left to others.
+const HOST_MIB: f64 = 4_096.0;
 /// What the server may keep of one: "ours" is 4 MiB with its agent.
 const SHARE_MIB: f64 = 1.0;
 /// What may be in the server's memory after a soak beyond what was there early
@@ -93,8 +95,8 @@ async fn many_sandboxes_live_at_once() -> Result {
     let server = Server::start(&[]).await?;
     let client = client(&server, &server.url()?)?;
     let free = available_mib()?;
-    // As many as the host has room for, with half of it left to others.
-    let count = rounds(30, 500).min((free / 2.0 / SANDBOX_MIB) as usize);
+    // As many as the host has room for.
+    let count = rounds(30, 500).min(((free - HOST_MIB) / SANDBOX_MIB) as usize);
     let before = Usage::of(&server)?;
     let sandboxes = some_at_a_time((0..count).map(|_| small(&client).into_future())).await?;
     let taken = (free - available_mib()?) / count as f64;
