@@ -95,8 +95,7 @@ class Collector:
         """
         assert self.exit is not None
         stdout, stderr = (
-            b"".join(piece.data for piece in self.pieces if piece.is_stderr is wanted)
-            for wanted in (False, True)
+            [piece.data for piece in self.pieces if piece.is_stderr is wanted] for wanted in (False, True)
         )
         if self.info is not None:
             pid = self.info.pid

@@ -101,22 +101,24 @@ def exit_code(exit: command_pb2.Exit) -> int:
 
 
 def command_result(
-    exit: command_pb2.Exit, pid: Optional[int], stdout: bytes, stderr: bytes, lost_bytes: int
+    exit: command_pb2.Exit,
+    pid: Optional[int],
+    stdout: Sequence[bytes],
+    stderr: Sequence[bytes],
+    lost_bytes: int,
 ) -> CommandResult:
-    """How a command ended.
+    """How a command ended, with the pieces that it wrote.
 
     Raises:
         TimeoutError: ``exec_timeout``, it ran past its timeout. The error has the result.
     """
-    result = CommandResult(
+    result = CommandResult._of_pieces(
+        stdout,
+        stderr,
         exit_code=exit_code(exit),
-        stdout=stdout.decode(errors="replace"),
-        stderr=stderr.decode(errors="replace"),
         pid=pid,
         signal=exit.signal if exit.WhichOneof("outcome") == "signal" else None,
         reason=_name(command_pb2.TerminationReason, exit.reason, "TERMINATION_REASON_"),
-        stdout_bytes=stdout,
-        stderr_bytes=stderr,
         lost_bytes=lost_bytes,
         wall_time=seconds_of(exit.wall_time),
         cpu_time=seconds_of(exit.cpu_time),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ class SandboxMetrics:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command ended, and all its output."""
+    """How a command ended, and all its output.
+
+    Output is joined, and decoded, when it is first asked for.
+    """
 
     #: 0 to 255; 128 + n after signal n.
     exit_code: int
@@ -105,8 +109,8 @@ class CommandResult:
     #: ``exited``, ``signalled``, ``timed_out``, ``out_of_memory`` or ``killed_by_user``.
     reason: str = "exited"
     #: The bytes as the command wrote them.
-    stdout_bytes: bytes = field(default=b"", repr=False)
-    stderr_bytes: bytes = field(default=b"", repr=False)
+    stdout_bytes: bytes = field(default_factory=bytes, repr=False)
+    stderr_bytes: bytes = field(default_factory=bytes, repr=False)
     #: Bytes of output that were dropped, because the log was full, before they were read.
     lost_bytes: int = 0
     #: Seconds from start to end.
@@ -115,6 +119,42 @@ class CommandResult:
     cpu_time: float = 0.0
     #: Largest resident size.
     peak_memory_bytes: int = 0
+
+    @classmethod
+    def _of_pieces(cls, stdout: Sequence[bytes], stderr: Sequence[bytes], **values: Any) -> CommandResult:
+        """A result whose output is joined and decoded when it is first asked for.
+
+        Who took it piece by piece mostly never asks, and each copy of much
+        output costs about what reading it did.
+        """
+        result = cls(stdout="", stderr="", **values)
+        own = vars(result)
+        for name in ("stdout", "stderr", "stdout_bytes", "stderr_bytes"):
+            del own[name]
+        own["_pieces"] = {"stdout_bytes": stdout, "stderr_bytes": stderr}
+        return result
+
+    # Not for a type checker: to it, every name would be an attribute.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            own = vars(self)
+            if name in ("stdout", "stderr"):
+                # By way of the bytes: then the pieces are gone before there is a text.
+                value = getattr(self, f"{name}_bytes").decode(errors="replace")
+            elif (pieces := own.get("_pieces", {}).get(name)) is not None:
+                value = b"".join(pieces)
+            elif name in own:  # another thread was first
+                return own[name]
+            else:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            # The pieces go last, so that a thread that finds none finds the value.
+            value = own.setdefault(name, value)
+            own["_pieces"].pop(name, None)
+            return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
