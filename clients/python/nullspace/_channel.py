@@ -39,7 +39,7 @@ class Line:
             found = getattr(self._channel, kind)(
                 method.path,
                 request_serializer=method.request.SerializeToString,
-                response_deserializer=method.response.FromString,
+                response_deserializer=method.parse,
             )
             self._callables[kind, method.path] = found
         return found

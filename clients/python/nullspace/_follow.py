@@ -10,7 +10,7 @@ from nullspace._client import Client, Stream
 from nullspace._limits import COMMAND_SILENCE
 from nullspace._retry import StreamRetries
 from nullspace._rpc import ATTACH_COMMAND
-from nullspace._stream import Attachment, Ended, Event, Q, R, Readable, cut_short
+from nullspace._stream import Attachment, Ended, Event, Q, R, Readable, Started, cut_short
 from nullspace.errors import SandboxError
 
 
@@ -59,11 +59,11 @@ def attached(client: Client, attachment: Attachment, scope: Scope) -> Iterator[E
         scope.enter(stream)
         try:
             for frame in stream:
-                if frame.WhichOneof("frame") == "started":
+                event = attachment.take(frame)
+                if isinstance(event, Started):
                     retries.joined()
                 else:
                     retries.progress()
-                event = attachment.take(frame)
                 if event is not None:
                     yield event
                     if isinstance(event, Ended):

@@ -11,7 +11,7 @@ from nullspace._client_aio import AsyncClient
 from nullspace._limits import COMMAND_SILENCE
 from nullspace._retry import StreamRetries
 from nullspace._rpc import ATTACH_COMMAND
-from nullspace._stream import Attachment, Ended, Event, Q, R, Readable, cut_short
+from nullspace._stream import Attachment, Ended, Event, Q, R, Readable, Started, cut_short
 from nullspace.errors import SandboxError
 
 
@@ -25,11 +25,11 @@ async def attached(client: AsyncClient, attachment: Attachment) -> AsyncIterator
         stream = client.converse(ATTACH_COMMAND, attachment.open(), silence=COMMAND_SILENCE)
         try:
             async for frame in stream:
-                if frame.WhichOneof("frame") == "started":
+                event = attachment.take(frame)
+                if isinstance(event, Started):
                     retries.joined()
                 else:
                     retries.progress()
-                event = attachment.take(frame)
                 if event is not None:
                     yield event
                     if isinstance(event, Ended):

@@ -15,6 +15,9 @@ MAX_MESSAGE_BYTES = MIB + 64 * KIB
 #: Payload of a frame of a file, and of input, in bytes.
 FILE_CHUNK_BYTES = MIB
 INPUT_CHUNK_BYTES = 64 * KIB
+#: Output in a message of at least so many bytes is read without parsing the
+#: message: below, the parser is faster, which is written in C.
+LARGE_MESSAGE_BYTES = 64 * KIB
 #: A holder acknowledges each time that it has taken so many bytes.
 ACK_BYTES = 256 * KIB
 

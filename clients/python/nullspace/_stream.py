@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional, Protocol, TypeVar, Union
 
 from google.protobuf.message import Message
 
+from nullspace._chunks import Chunk
 from nullspace._gen.v1 import command_pb2, sandbox_pb2, stream_pb2
 from nullspace._limits import ACK_BYTES, COMMAND_SILENCE, INPUT_CHUNK_BYTES, RUN_ONCE_SILENCE
 from nullspace._responses import invalid_response
@@ -18,11 +19,12 @@ from nullspace._rpc import READ_COMMAND_OUTPUT, RUN_ONCE, Method
 from nullspace.errors import SandboxError
 
 Q = TypeVar("Q", bound=Message)
-R = TypeVar("R", bound=Message)
+R = TypeVar("R")
 
-Frame = Union[
-    command_pb2.AttachCommandResponse, command_pb2.ReadCommandOutputResponse, sandbox_pb2.RunOnceResponse
-]
+# Frames of the server, as their methods parse them.
+AttachFrame = Union[command_pb2.AttachCommandResponse, Chunk]
+ReadFrame = Union[command_pb2.ReadCommandOutputResponse, Chunk]
+RunFrame = Union[sandbox_pb2.RunOnceResponse, Chunk]
 
 
 class Started(NamedTuple):
@@ -69,8 +71,10 @@ class LogReader:
         """Where to go on."""
         return stream_pb2.LogPosition(execution_id=self.execution_id, offset=self.offset)
 
-    def take(self, frame: Frame) -> Optional[Event]:
+    def take(self, frame: Union[AttachFrame, ReadFrame, RunFrame]) -> Optional[Event]:
         """Moves on by one frame of the server."""
+        if isinstance(frame, Chunk):
+            return self._output(frame)
         kind = frame.WhichOneof("frame")
         if kind == "output":
             return self._output(frame.output)
@@ -96,7 +100,7 @@ class LogReader:
             self.lost_bytes += offset - self.offset
             self.offset = offset
 
-    def _output(self, chunk: stream_pb2.OutputChunk) -> Optional[Event]:
+    def _output(self, chunk: Union[stream_pb2.OutputChunk, Chunk]) -> Optional[Event]:
         if chunk.offset > self.offset:
             raise invalid_response(f"output jumped from byte {self.offset} to {chunk.offset}")
         data = chunk.data[self.offset - chunk.offset :]
@@ -148,7 +152,7 @@ class Reading:
             follow=self._follow,
         )
 
-    def take(self, frame: command_pb2.ReadCommandOutputResponse) -> Optional[Event]:
+    def take(self, frame: ReadFrame) -> Optional[Event]:
         """What a frame of the server means."""
         return self.log.take(frame)
 
@@ -179,9 +183,9 @@ class Running:
             self._request.position.CopyFrom(self.log.position)
         return self._request
 
-    def take(self, frame: sandbox_pb2.RunOnceResponse) -> Optional[Event]:
+    def take(self, frame: RunFrame) -> Optional[Event]:
         """What a frame of the server means."""
-        if frame.WhichOneof("frame") == "sandbox":
+        if not isinstance(frame, Chunk) and frame.WhichOneof("frame") == "sandbox":
             self.sandbox_id = frame.sandbox.id
             self.log.execution_id = self.log.execution_id or frame.sandbox.execution_id
             return None
@@ -240,8 +244,10 @@ class Attachment:
             )
         )
 
-    def take(self, frame: command_pb2.AttachCommandResponse) -> Optional[Event]:
+    def take(self, frame: AttachFrame) -> Optional[Event]:
         """What a frame of the server means."""
+        if isinstance(frame, Chunk):
+            return self.log.take(frame)
         kind = frame.WhichOneof("frame")
         if kind == "started":
             # It runs, so nothing may start it again: not even if it is forgotten.

@@ -234,6 +234,21 @@ class TestCallbacks:
         result = sandbox.commands.run("python3", ["-c", code], on_stdout=pieces.append)
         assert "".join(pieces) == "ü€😀" * 50 == result.stdout
 
+    @pytest.mark.parametrize("binary", [False, True])
+    def test_large_pieces(self, sandbox, binary):
+        # The lines have 12 bytes, so that pieces end within characters.
+        size, pieces = 32 << 20, []
+        line = f"yes ß€😀é | head -c {size}"
+        result = run(sandbox, line, on_stdout=pieces.append, binary=binary, timeout=90)
+        expected = ("ß€😀é\n".encode() * (size // 12 + 1))[:size]
+        assert max(map(len, pieces)) > 64 << 10  # else none went the way of large ones
+        if binary:
+            assert b"".join(pieces) == expected
+        else:
+            assert "".join(pieces) == expected.decode(errors="replace")
+        assert result.stdout_bytes == expected
+        assert result.stdout == expected.decode(errors="replace")
+
     def test_run_streaming(self, sandbox):
         out, err = [], []
         result = sandbox.commands.run_streaming(
