@@ -24,17 +24,22 @@ impl Programs {
     /// Makes the group, or takes the one that is there, below `root`: a cgroup
     /// file system of version 2, or a directory with one of version 1 for each
     /// controller.
-    pub fn create(root: &Path, limit: u32) -> io::Result<Self> {
+    pub fn create(root: &Path) -> io::Result<Self> {
         let unified = root.join("cgroup.controllers").exists();
         let path = if unified { root.join(NAME) } else { root.join("pids").join(NAME) };
         match fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        fs::write(path.join("pids.max"), limit.to_string())?;
         let procs = File::options().write(true).open(path.join("cgroup.procs"))?;
         let current = File::open(path.join("pids.current"))?;
-        Ok(Self { procs, current, path, limit })
+        Ok(Self { procs, current, path, limit: u32::MAX })
+    }
+
+    /// How many processes it may have.
+    pub fn set_limit(&mut self, limit: u32) -> io::Result<()> {
+        self.limit = limit;
+        fs::write(self.path.join("pids.max"), limit.to_string())
     }
 
     /// Where a process joins by writing `0`.

@@ -3,13 +3,9 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, Write as _},
-    os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    },
-    path::Path,
-    sync::{Arc, Mutex, RwLock},
+    io::Write as _,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, RwLock},
 };
 
 use nullspace_proto::{
@@ -26,10 +22,10 @@ use tonic::{Request, Response, Status};
 use crate::{
     Config,
     cgroup::Programs,
-    fault,
     flow::Flow,
     log::Budget,
     memory::{self, Watch},
+    prepare::{self, Prepared, doing},
     process::table::Table,
     users::Users,
 };
@@ -39,10 +35,6 @@ const LOG_SHARE: u64 = 8;
 /// Part of the disk that logs may take beside it, and the most of it.
 const SPOOL_SHARE: u64 = 4;
 const MAX_SPOOL_BYTES: u64 = 1 << 30;
-/// Largest file that is read from the control directory.
-const MAX_CONTROL_BYTES: u64 = 64 << 10;
-/// What the control directory has for /etc.
-const ETC_FILES: [&str; 4] = ["hosts", "resolv.conf", "hostname", "machine-id"];
 
 /// The execution that the agent is part of.
 #[derive(Debug)]
@@ -97,13 +89,15 @@ pub struct Control {
     flow: Arc<Flow>,
     secret: Mutex<Vec<u8>>,
     execution: RwLock<Option<Arc<Execution>>>,
+    prepared: Mutex<Option<Prepared>>,
 }
 
 impl Control {
     /// Nothing is known yet.
     pub fn new(config: Config, budget: Arc<Budget>, flow: Arc<Flow>) -> Arc<Self> {
         let users = Users::new(&config.etc);
-        Arc::new(Self { config, users, budget, flow, secret: Mutex::default(), execution: RwLock::default() })
+        let (execution, prepared) = (RwLock::default(), Mutex::default());
+        Arc::new(Self { config, users, budget, flow, secret: Mutex::default(), execution, prepared })
     }
 
     /// The sandbox's users.
@@ -128,18 +122,35 @@ impl Control {
         let mut secret = self.secret.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let matches = |secret: &[u8]| !secret.is_empty() && bool::from(secret.ct_eq(offered));
         if !matches(&secret) {
-            *secret = self.file("secret").unwrap_or_default().trim_ascii().to_vec();
+            *secret = prepare::file(&self.config.control, "secret").unwrap_or_default().trim_ascii().to_vec();
         }
         matches(&secret)
     }
 
-    fn file(&self, name: &str) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        io::Read::read_to_end(
-            &mut io::Read::take(fs::File::open(self.config.control.join(name))?, MAX_CONTROL_BYTES),
-            &mut bytes,
-        )?;
-        Ok(bytes)
+    /// Does what can be done before `Assign`, so that a sandbox that waits for its
+    /// caller is his sooner. What fails here fails again there, and is told.
+    pub fn prepare(&self) {
+        *self.prepared() = Prepared::new(&self.config).ok();
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
+        self.prepared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What was prepared, if it was for this execution: a restored sandbox is
+    /// another.
+    fn prepared_for(&self, execution_id: &str) -> Result<Prepared> {
+        let is_its = |prepared: &Prepared| prepared.execution_id == execution_id.as_bytes();
+        let prepared = match self.prepared().take().filter(is_its) {
+            Some(prepared) => prepared,
+            None => Prepared::new(&self.config)?,
+        };
+        if !is_its(&prepared) {
+            let ours = String::from_utf8_lossy(&prepared.execution_id).into_owned();
+            let message = format!("this is execution {ours:?}, not {execution_id:?}");
+            return Err(Error::wrong_state(Reason::StaleIncarnation, ours, message));
+        }
+        Ok(prepared)
     }
 
     /// Becomes part of an execution. A repeated call changes nothing.
@@ -152,14 +163,7 @@ impl Control {
         checks.check(limits.memory_bytes >= 0, "limits.memory_bytes", || "is below 0".to_owned());
         checks.check(limits.max_processes >= 0, "limits.max_processes", || "is below 0".to_owned());
         checks.check(limits.disk_bytes >= 0, "limits.disk_bytes", || "is below 0".to_owned());
-        checks.text("hostname", &request.hostname, 64);
         checks.finish()?;
-        let ours = self.file("execution_id").map_err(doing("reading the execution id"))?;
-        if ours.trim_ascii() != request.execution_id.as_bytes() {
-            let ours = String::from_utf8_lossy(ours.trim_ascii()).into_owned();
-            let message = format!("this is execution {ours:?}, not {:?}", request.execution_id);
-            return Err(Error::wrong_state(Reason::StaleIncarnation, ours, message));
-        }
         let mut execution = self.execution.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         match execution.as_ref() {
             Some(known) if *known.id == *request.execution_id => return Ok(()),
@@ -171,25 +175,14 @@ impl Control {
             }
             None => {}
         }
-        for name in ETC_FILES {
-            self.place_in_etc(name).map_err(doing("writing to /etc"))?;
-        }
-        if self.config.pid1 && !request.hostname.is_empty() {
-            rustix::system::sethostname(request.hostname.as_bytes()).map_err(doing("setting the host name"))?;
-        }
+        let prepared = self.prepared_for(&request.execution_id)?;
         if !request.entropy.is_empty() {
             let mut pool =
                 fs::OpenOptions::new().write(true).open("/dev/urandom").map_err(doing("opening the pool"))?;
             pool.write_all(&request.entropy).map_err(doing("adding entropy"))?;
         }
         fs::create_dir_all(&request.cwd).map_err(doing("making the working directory"))?;
-        let processes = u32::try_from(limits.max_processes).unwrap_or(0);
-        let programs = match &self.config.cgroup {
-            Some(root) if processes > 0 => {
-                Some(Programs::create(root, processes).map_err(doing("limiting processes"))?)
-            }
-            _ => None,
-        };
+        let (programs, null) = prepared.limited(u32::try_from(limits.max_processes).unwrap_or(0))?;
         let memory_bytes = match u64::try_from(limits.memory_bytes).unwrap_or(0) {
             0 => memory::total(),
             bytes => bytes,
@@ -198,8 +191,6 @@ impl Control {
         self.budget.set_limit(usize::try_from(memory_bytes / LOG_SHARE).unwrap_or(usize::MAX));
         let disk_bytes = u64::try_from(limits.disk_bytes).unwrap_or(0);
         self.budget.disk().set_limit((disk_bytes / SPOOL_SHARE).min(MAX_SPOOL_BYTES));
-        let null =
-            fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(doing("opening /dev/null"))?;
         *execution = Some(Arc::new(Execution {
             id: request.execution_id.into(),
             envs: request.envs,
@@ -207,33 +198,10 @@ impl Control {
             cwd_chosen: request.cwd_chosen,
             memory_bytes,
             programs,
-            null: null.into(),
+            null,
         }));
         Ok(())
     }
-
-    /// Copies a file of the control directory to a plain file of /etc. A mount
-    /// there would break `sed -i` and `mv`.
-    fn place_in_etc(&self, name: &str) -> io::Result<()> {
-        let bytes = match self.file(name) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let temporary = self.config.etc.join(format!(".{name}.nullspace"));
-        let write = |path: &Path| {
-            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
-            file.write_all(&bytes)?;
-            file.set_permissions(fs::Permissions::from_mode(0o644))
-        };
-        write(&temporary).and_then(|()| fs::rename(&temporary, self.config.etc.join(name))).inspect_err(|_| {
-            let _ = fs::remove_file(&temporary);
-        })
-    }
-}
-
-fn doing<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Error {
-    move |error| fault(format!("{what}: {error}"))
 }
 
 /// AgentService.

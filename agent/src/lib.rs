@@ -9,6 +9,7 @@ mod file;
 mod flow;
 pub mod log;
 mod memory;
+mod prepare;
 mod process;
 mod reap;
 mod server;
@@ -76,10 +77,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Takes its port.
+    /// Takes its port, on which callers wait until it is ready.
     pub async fn bind(config: Config) -> io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
-        Ok(Self { listener, services: server::Services::new(config) })
+        let services = server::Services::new(config);
+        services.prepare();
+        Ok(Self { listener, services })
     }
 
     /// Where it listens.

@@ -93,6 +93,11 @@ impl Services {
         })
     }
 
+    /// Does what can be done before the first call.
+    pub fn prepare(&self) {
+        self.control.prepare();
+    }
+
     async fn answer(&self, request: Request<Incoming>, known: &AtomicBool) -> Response<Body> {
         let offered = request.headers().get(SECRET).map_or(&b""[..], |secret| secret.as_bytes());
         if !self.control.knows_secret(offered) {

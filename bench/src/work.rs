@@ -16,25 +16,30 @@ async fn floor(ground: &Ground, what: &str, count: usize) -> Result<Vec<f64>> {
     Ok(ms(nanoseconds?.into_iter().map(Duration::from_nanos)))
 }
 
+/// Ours and the floor take turns: a machine has faster and slower minutes.
+const TURNS: usize = 8;
+
 /// One command after the other.
 pub async fn warm(ground: &Ground, counts: Counts, report: &mut Report) -> Result {
     install_floor(&ground.sandbox).await?;
-    let count = counts.samples * 4;
+    let count = (counts.samples * 4).div_ceil(TURNS);
     let commands = ground.sandbox.commands();
-    let mut times = Vec::new();
-    for _ in 0..count {
-        let begun = Instant::now();
-        commands.run("/bin/true").await?;
-        times.push(begun.elapsed());
+    let (mut times, mut floors) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        floors.extend(floor(ground, "each", count).await?);
+        for _ in 0..count {
+            let begun = Instant::now();
+            commands.run("/bin/true").await?;
+            times.push(begun.elapsed());
+        }
     }
     let samples = ms(times);
-    let spawn = median(&floor(ground, "each", count).await?);
     report.add(Figure {
         name: "warm command",
         unit: "ms",
         samples: samples.clone(),
         floor_name: "vfork and exec inside",
-        floor: spawn,
+        floor: median(&floors),
         target: Some(Target::AtMost(1.5)),
     })?;
     let execution = ground.sandbox.info().await?.execution_id;

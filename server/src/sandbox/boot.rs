@@ -167,7 +167,7 @@ impl Started {
 }
 
 /// The host name of an execution.
-pub(super) fn hostname(execution: &str) -> String {
+fn hostname(execution: &str) -> String {
     let tail = execution.len().saturating_sub(10);
     format!("sandbox-{}", &execution[tail..])
 }

@@ -7,7 +7,7 @@ use nullspace_proto::{Error, Reason, Result, id};
 
 use super::{
     Entry, Sandboxes, Wanted,
-    boot::{Plan, Started, hostname},
+    boot::{Plan, Started},
     live::Live,
     record::{Before, End, Execution, Record},
     warm::{Member, MemberRecord},
@@ -210,6 +210,6 @@ impl Sandboxes {
 
 async fn assign(record: &Record, execution: Execution, started: Started, limit: Duration) -> Result<Arc<Live>> {
     let live = Live::new(record.id.clone(), record.incarnation, execution, started.agent, started.process);
-    live.assign(&record.spec, &hostname(&live.execution.id), limit).await?;
+    live.assign(&record.spec, limit).await?;
     Ok(Arc::new(live))
 }

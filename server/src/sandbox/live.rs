@@ -58,7 +58,7 @@ impl Live {
 
     /// Tells the agent what it is part of, as soon as it answers. Ends early if
     /// the kernel dies.
-    pub async fn assign(&self, spec: &Spec, hostname: &str, limit: Duration) -> Result<()> {
+    pub async fn assign(&self, spec: &Spec, limit: Duration) -> Result<()> {
         let mut entropy = vec![0; 64];
         getrandom::fill(&mut entropy).map_err(|error| Error::internal(format!("no random bytes: {error}")))?;
         let request = AssignRequest {
@@ -73,7 +73,6 @@ impl Live {
             }),
             entropy: entropy.into(),
             now: None,
-            hostname: hostname.to_owned(),
         };
         let assigning = async {
             loop {
