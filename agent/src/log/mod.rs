@@ -36,6 +36,9 @@ use tiers::Tiers;
 pub const QUIET: Duration = Duration::from_millis(2);
 /// Output that waits goes to readers when it has this many bytes.
 pub const BATCH_BYTES: u64 = 16 << 10;
+/// A holder acknowledges at least each time that it has taken so many bytes, or
+/// half of what is retained if that is less: the contract's promise.
+const ACK_BYTES: usize = 256 << 10;
 /// A writer that must wait for room gets about this much at a time.
 const STEP_BYTES: usize = 1 << 20;
 
@@ -209,10 +212,15 @@ impl Log {
             self.charge(state);
         }
         let ahead = usize::try_from(state.kept.end().saturating_sub(floor)).unwrap_or(usize::MAX);
-        match state.retain.saturating_sub(ahead).min(allowance.saturating_sub(state.kept.cost())) {
+        // Many small parts that are all needed cost more than their bytes.
+        let spare = match state.kept.exceeds_parts(state.retain) {
+            true => 0,
+            false => allowance.saturating_sub(state.kept.cost()),
+        };
+        // A holder need not acknowledge less: both would wait for the other.
+        let promised = ACK_BYTES.min(state.retain / 2).saturating_sub(ahead);
+        match state.retain.saturating_sub(ahead).min(spare.max(promised)) {
             0 => Room::Full { until },
-            // Many small parts that are all needed cost more than their bytes.
-            _ if state.kept.exceeds_parts(state.retain) => Room::Full { until },
             bytes => Room::Bytes(bytes),
         }
     }

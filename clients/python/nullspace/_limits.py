@@ -18,9 +18,9 @@ INPUT_CHUNK_BYTES = 64 * KIB
 #: Output in a message of at least so many bytes is read without parsing the
 #: message: below, the parser is faster, which is written in C.
 LARGE_MESSAGE_BYTES = 64 * KIB
-#: A holder acknowledges each time that it has taken so many bytes. Less than the
-#: 1 MiB that is left to a log when the sandbox's memory and disk are short: else
-#: the process would wait for an acknowledgement that waits for more output.
+#: A holder acknowledges each time that it has taken so many bytes: the contract's
+#: bound. With a larger one the process would wait, when the sandbox's memory and
+#: disk are short, for an acknowledgement that waits for more output.
 ACK_BYTES = 256 * KIB
 
 #: Streams of one connection; the server takes 256.
