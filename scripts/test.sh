@@ -112,9 +112,6 @@ scripts/setup.sh
 # What chooses the server of this host must not choose those of tests.
 unset "${!NULLSPACE_@}"
 
-# What tests make goes below the directory that is checked at the end.
-export TMPDIR=$WORK NULLSPACED=$SERVER NULLSPACE_CLI=$CLI NULLSPACE_ASSETS=$ASSETS
-
 unit_tests() {
     phase "unit tests: contract, server and clients" cargo test --release \
         -p nullspace-proto -p nullspace-server -p nullspace -p nullspace-cli
@@ -131,6 +128,8 @@ end_to_end_tests() {
 }
 
 [ "$WHAT" = soak ] || unit_tests
+# What tests make goes below the directory that is checked at the end.
+export TMPDIR=$WORK NULLSPACED=$SERVER NULLSPACE_CLI=$CLI NULLSPACE_ASSETS=$ASSETS
 phase "build the end-to-end tests" cargo test --release -p nullspace-tests --no-run
 if [ "$WHAT" = soak ]; then
     # It has a server of its own.

@@ -161,6 +161,21 @@ impl Soak {
         }
         (name, Ok(times))
     }
+
+    /// What a server has after a while, and what was made until then.
+    async fn usage_after(&self, server: &Server, time: Duration) -> Result<(Usage, usize)> {
+        tokio::time::sleep(time).await;
+        Ok((Usage::of(server)?, self.made.load(Relaxed)))
+    }
+}
+
+/// Waits for the end of all, or for the first failure.
+async fn all_well(mut jobs: JoinSet<Job>) -> Result {
+    while let Some(job) = jobs.join_next().await {
+        let (name, times) = job?;
+        println!("{name}: {} times", times.map_err(|error| format!("{name}: {error}"))?);
+    }
+    Ok(())
 }
 
 async fn lives(soak: Arc<Soak>) -> Result {
@@ -185,8 +200,9 @@ async fn talks(soak: Arc<Soak>) -> Result {
 async fn follows(soak: Arc<Soak>) -> Result {
     let expected: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
     let result = soak.cut.sandbox(soak.old.id()).commands().run("seq").args(["1", "200000"]).await?;
-    assert!(result.stdout == expected, "{} of {} bytes", result.stdout.len(), expected.len());
-    assert_eq!(result.lost_bytes, 0);
+    let (exit, lost) = (&result.exit, result.lost_bytes);
+    assert!(result.stdout == expected, "{} of {} bytes, {lost} lost, {exit:?}", result.stdout.len(), expected.len());
+    assert_eq!(lost, 0);
     Ok(())
 }
 
@@ -240,7 +256,7 @@ async fn a_soak_ends_where_it_began() -> Result {
     cut.system().version().await?;
     let soak = Arc::new(Soak { client, cut, old, until: Instant::now() + time, made: 0.into() });
 
-    let mut jobs: JoinSet<Job> = JoinSet::new();
+    let mut jobs = JoinSet::new();
     jobs.spawn(soak.clone().repeat("lives", lives));
     jobs.spawn(soak.clone().repeat("talks", talks));
     jobs.spawn(soak.clone().repeat("follows", follows));
@@ -248,18 +264,8 @@ async fn a_soak_ends_where_it_began() -> Result {
     jobs.spawn(soak.clone().repeat("runs once", runs_once));
     jobs.spawn(soak.clone().repeat("leaves", leaves));
     jobs.spawn(soak.clone().repeat("is refused", is_refused));
-    let settle = tokio::time::sleep(time / 4);
-    let (early, made) = cutter
-        .every(CUT_EVERY, async {
-            settle.await;
-            let early = (Usage::of(&server)?, soak.made.load(Relaxed));
-            while let Some(job) = jobs.join_next().await {
-                let (name, times) = job?;
-                println!("{name}: {} times", times.map_err(|error| format!("{name}: {error}"))?);
-            }
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(early)
-        })
-        .await?;
+    let working = async { tokio::try_join!(soak.usage_after(&server, time / 4), all_well(jobs)) };
+    let ((early, made), ()) = cutter.every(CUT_EVERY, working).await?;
 
     let made = soak.made.load(Relaxed) - made;
     let most = early.resident_mib + SLACK_MIB + made as f64 * RECORD_MIB;

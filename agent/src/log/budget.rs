@@ -176,12 +176,12 @@ impl Budget {
         self.free_disk(self.over() as u64);
         let fresh = |closed: &Closed| if closed.at.elapsed() < FRESH { FRESH_BYTES } else { 0 };
         self.relieve_closed(Needed::ByAllHolders, fresh);
-        // No process waits for the lost holder of a log that is closed.
-        self.relieve_closed(Needed::ByPresentHolders, fresh);
         // Those that went to disk just now leave it again before one that is open
         // loses anything.
         self.free_disk(self.over() as u64);
         self.relieve_open();
+        // What a lost holder may come back for goes last: no process waits for it,
+        // but others chose to lose output rather than to wait.
         self.relieve_closed(Needed::ByPresentHolders, |_| 0);
     }
 

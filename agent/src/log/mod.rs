@@ -322,11 +322,10 @@ impl Log {
         state.charged
     }
 
-    /// Gives up what is on disk, unless a holder that is there needs it. Whether
-    /// it did.
+    /// Gives up what is on disk, unless a holder needs it. Whether it did.
     fn leave_disk(&self) -> bool {
         let mut state = self.state();
-        let floor = state.present_floor();
+        let floor = state.floor(Instant::now());
         let left = state.kept.leave_disk(floor);
         state.visible = state.visible.max(state.kept.start());
         self.charge(&mut state);

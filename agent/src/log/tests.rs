@@ -262,7 +262,7 @@ async fn under_a_small_budget_a_writer_waits_earlier_and_no_held_byte_is_lost() 
     closed.append(1, Bytes::from(vec![1; 1 << 20]));
     closed.close();
     other.append(1, Bytes::from(vec![1; 1 << 20]));
-    assert_eq!((closed.range().0, log.range().0), (1 << 20, 2 << 20));
+    assert_eq!((closed.range().0, log.range().0), (1 << 20, 1 << 20));
 }
 
 /// However little memory there is, and however much each byte costs of it.
@@ -335,6 +335,30 @@ async fn what_was_closed_a_moment_ago_gives_way_last() {
     tokio::time::advance(Duration::from_secs(11)).await;
     fill();
     assert_eq!(fresh.range(), (7, 7));
+}
+
+/// A command has ended while its holder's stream was broken: another command's
+/// noise is not what the holder loses its output to.
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_comes_back_in_time_finds_all_of_what_has_ended() {
+    for disk in [0, 4 << 20] {
+        let budget = budget(8 << 20, disk);
+        let ended = Log::new(64 << 20, Overflow::Block { grace: GRACE }, &budget);
+        let hold = ended.hold("a", 0).unwrap();
+        ended.append(1, Bytes::from(vec![1; 3 << 20]));
+        drop(hold);
+        ended.close();
+        let loud = Log::new(64 << 20, Overflow::Truncate, &budget);
+        let fill = || (0..40).for_each(|_| loud.append(1, Bytes::from(vec![0; 1 << 20])));
+        fill();
+        budget.spill();
+        fill();
+        assert_eq!(ended.range(), (0, 3 << 20), "with {disk} of disk");
+        // It does not come: what is there for others is theirs.
+        tokio::time::advance(GRACE + Duration::from_secs(11)).await;
+        fill();
+        assert!(ended.range().0 > 0, "with {disk} of disk");
+    }
 }
 
 /// Reads from every part of a log are what was appended, with its stream.

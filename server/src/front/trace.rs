@@ -52,8 +52,10 @@ impl Trace {
         let (path, id, took) = (&self.path, &self.request_id, self.begun.elapsed());
         match code {
             Code::Ok => tracing::debug!(path, id, ?took, "ok"),
-            Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(path, id, ?took, ?code, "failed"),
+            Code::Internal | Code::DataLoss => tracing::error!(path, id, ?took, ?code, "failed"),
             Code::Unauthenticated | Code::PermissionDenied => tracing::info!(path, id, ?took, ?code, "refused"),
+            // None of ours: the connection broke in the middle of the request.
+            Code::Unknown => tracing::debug!(path, id, ?took, "left"),
             _ => tracing::debug!(path, id, ?took, ?code, "refused"),
         }
     }
