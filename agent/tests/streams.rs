@@ -65,6 +65,7 @@ async fn input_counts_per_client_and_a_repeat_is_ignored() {
     a.send(input(8, "four\n"));
     a.send(In::CloseInput(CloseInput { offset: 13 }));
     assert_eq!(a.until(closed).await.unwrap(), InputClosedReason::Client);
+    a.finish().await.unwrap();
     let whole = Attached::open(&mut commands, open("c", None)).await.unwrap().finish().await.unwrap();
     assert_eq!(whole.text(), "one two three four\n");
     assert_eq!(b.until(closed).await.unwrap(), InputClosedReason::Client);

@@ -25,7 +25,8 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// A bound on the memory of all logs of an agent. When it is passed, logs that
 /// are closed give way first, the one that was closed first before others, then
-/// the largest open one, then what was closed a moment ago.
+/// the largest open one, then what was closed a moment ago and what a holder may
+/// come back for that was lost. What a holder needs that is there never goes.
 pub struct Budget {
     limit: AtomicUsize,
     used: AtomicUsize,

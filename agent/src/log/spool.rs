@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::store::Chunk;
+use super::store::{Chunk, Part};
 
 /// What a run of one stream costs in memory.
 const RUN_COST: usize = 16;
@@ -154,12 +154,12 @@ impl Spool {
 
     /// Appends bytes that follow those before. Refused when it has no room, and
     /// when the disk has none: then nothing has changed.
-    pub fn push(&mut self, chunk: &Chunk) -> io::Result<()> {
-        debug_assert_eq!(chunk.offset, self.end);
-        if chunk.data.len() as u64 > self.room() {
+    pub fn push(&mut self, part: &Part) -> io::Result<()> {
+        debug_assert_eq!(part.offset, self.end);
+        if part.data.len() as u64 > self.room() {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let mut rest = chunk.data.as_ref();
+        let mut rest = part.data.as_ref();
         let mut at = self.end;
         while self.base + self.used.len() as u64 * BLOCK_BYTES < at + rest.len() as u64 {
             let block = self.block();
@@ -174,8 +174,10 @@ impl Spool {
             }
             (rest, at) = (later, at + now.len() as u64);
         }
-        if self.runs.back().is_none_or(|(_, tag)| *tag != chunk.tag) {
-            self.runs.push_back((self.end, chunk.tag));
+        for (begin, tag) in part.runs() {
+            if self.runs.back().is_none_or(|(_, last)| *last != tag) {
+                self.runs.push_back((begin, tag));
+            }
         }
         self.end = at;
         Ok(())

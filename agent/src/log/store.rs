@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 /// What a part costs beside its bytes: its entry and the head of its buffer.
-const PART_COST: usize = 96;
-/// Small appends are packed into parts of this size.
+const PART_COST: usize = 112;
+/// What each change of the stream within a part costs.
+const CHANGE_COST: usize = size_of::<u16>();
+/// Small appends are packed into parts of this size. Offsets in them fit in `u16`.
 const PACK_BYTES: usize = 16 << 10;
 /// A part with this much left is given as it is, and not joined with the next.
 const JOIN_BYTES: u64 = 256 << 10;
@@ -22,18 +24,88 @@ pub struct Chunk {
     pub data: Bytes,
 }
 
-impl Chunk {
+/// Which stream each byte of a part is of. At most two take turns in one: a
+/// program that changes its stream with every byte must not fill memory.
+#[derive(Default)]
+struct Turns {
+    tags: [u8; 2],
+    /// Where the stream changes, from the beginning of the part.
+    changes: Vec<u16>,
+}
+
+impl Turns {
+    fn of(tag: u8) -> Self {
+        Self { tags: [tag, tag], changes: Vec::new() }
+    }
+
+    /// How many changes there are up to a place, which has the stream after them.
+    fn before(&self, place: usize) -> usize {
+        self.changes.partition_point(|change| usize::from(*change) <= place)
+    }
+
+    fn tag(&self, turn: usize) -> u8 {
+        self.tags[turn % 2]
+    }
+
+    /// Whether bytes of a stream can follow at `place`, below the size of a pack.
+    /// Not if that would be the third.
+    fn follow(&mut self, tag: u8, place: usize) -> bool {
+        let turn = self.changes.len();
+        if tag == self.tag(turn) {
+            return true;
+        }
+        if turn == 0 {
+            self.tags[1] = tag;
+        }
+        let follows = tag == self.tag(turn + 1);
+        if follows {
+            self.changes.push(place as u16);
+        }
+        follows
+    }
+}
+
+/// Bytes that grow no more.
+pub struct Part {
+    /// The first byte that is kept.
+    pub offset: u64,
+    /// The bytes from there.
+    pub data: Bytes,
+    /// Where the part began.
+    base: u64,
+    turns: Turns,
+}
+
+impl Part {
     fn end(&self) -> u64 {
         self.offset + self.data.len() as u64
     }
+
+    /// Where its streams take turns, and which begins there.
+    pub fn runs(&self) -> impl Iterator<Item = (u64, u8)> {
+        let first = self.turns.before((self.offset - self.base) as usize);
+        let later = self.turns.changes.iter().enumerate().skip(first);
+        let later = later.map(|(turn, change)| (self.base + u64::from(*change), self.turns.tag(turn + 1)));
+        std::iter::once((self.offset, self.turns.tag(first))).chain(later)
+    }
+}
+
+/// Bytes in a row, of one stream.
+struct Run<'a> {
+    tag: u8,
+    bytes: &'a [u8],
+    /// The part that has them, unless it still grows.
+    part: Option<&'a Part>,
 }
 
 /// Parts, oldest first, without a gap, and then a part that still grows.
 #[derive(Default)]
 pub struct Store {
-    parts: VecDeque<Chunk>,
+    parts: VecDeque<Part>,
+    /// Changes of the stream within the parts.
+    changes: usize,
     tail: BytesMut,
-    tail_tag: u8,
+    tail_turns: Turns,
     start: u64,
     end: u64,
 }
@@ -55,9 +127,9 @@ impl Store {
     }
 
     /// What the parts cost beside their bytes. It is bounded like them, so that
-    /// a program that changes its stream with every byte cannot fill memory.
+    /// a program that changes its stream all the time cannot fill memory.
     pub fn overhead(&self) -> usize {
-        self.parts.len() * PART_COST
+        self.parts.len() * PART_COST + (self.changes + self.tail_turns.changes.len()) * CHANGE_COST
     }
 
     /// Bytes of memory, nearly.
@@ -70,16 +142,18 @@ impl Store {
         self.seal();
         let offset = self.end;
         self.end += data.len() as u64;
-        self.parts.push_back(Chunk { offset, tag, data });
+        self.parts.push_back(Part { offset, data, base: offset, turns: Turns::of(tag) });
     }
 
     /// Appends a copy to the part that grows.
     pub fn pack(&mut self, tag: u8, mut data: &[u8]) {
-        if tag != self.tail_tag {
-            self.seal();
-            self.tail_tag = tag;
-        }
         while !data.is_empty() {
+            if !self.tail.is_empty() && !self.tail_turns.follow(tag, self.tail.len()) {
+                self.seal();
+            }
+            if self.tail.is_empty() {
+                self.tail_turns = Turns::of(tag);
+            }
             let n = data.len().min(PACK_BYTES - self.tail.len());
             self.tail.put_slice(&data[..n]);
             self.end += n as u64;
@@ -106,7 +180,10 @@ impl Store {
             false => Bytes::copy_from_slice(&self.tail),
         };
         self.tail.clear();
-        self.parts.push_back(Chunk { offset, tag: self.tail_tag, data });
+        let mut turns = std::mem::take(&mut self.tail_turns);
+        turns.changes.shrink_to_fit();
+        self.changes += turns.changes.len();
+        self.parts.push_back(Part { offset, data, base: offset, turns });
     }
 
     /// Drops the oldest bytes, but none from `floor` on, until at most `retain`
@@ -122,12 +199,12 @@ impl Store {
         if self.start >= upto {
             return;
         }
-        match self.parts.front_mut() {
-            Some(part) => {
-                part.data.advance((upto - part.offset) as usize);
-                part.offset = upto;
-            }
-            None => self.tail = BytesMut::from(&self.tail[(upto - self.start) as usize..]),
+        if self.parts.is_empty() {
+            self.seal();
+        }
+        if let Some(part) = self.parts.front_mut() {
+            part.data.advance((upto - part.offset) as usize);
+            part.offset = upto;
         }
         self.start = upto;
     }
@@ -139,7 +216,7 @@ impl Store {
             self.pop();
         }
         if self.parts.is_empty() && self.cost() > target && self.end <= floor {
-            self.tail = BytesMut::new();
+            (self.tail, self.tail_turns) = (BytesMut::new(), Turns::default());
             self.start = self.end;
         }
         if self.parts.len() * 4 < self.parts.capacity() {
@@ -148,13 +225,14 @@ impl Store {
     }
 
     /// The oldest part that grows no more.
-    pub fn front(&self) -> Option<&Chunk> {
+    pub fn front(&self) -> Option<&Part> {
         self.parts.front()
     }
 
     /// Drops the oldest part.
     pub fn pop(&mut self) {
         if let Some(part) = self.parts.pop_front() {
+            self.changes -= part.turns.changes.len();
             self.start = part.end();
         }
     }
@@ -163,39 +241,38 @@ impl Store {
     /// `max`. One large part is given without a copy, several are joined.
     pub fn read(&self, position: u64, limit: u64, max: usize) -> Option<Chunk> {
         let limit = limit.min(position.saturating_add(max as u64));
-        if position >= limit {
-            return None;
+        let first = self.run(position, limit)?;
+        let (tag, mut end) = (first.tag, position + first.bytes.len() as u64);
+        let chunk = |data| Some(Chunk { offset: position, tag, data });
+        let next = |from| self.run(from, limit).filter(|next| next.tag == tag);
+        if let Some(part) = first.part
+            && (part.end() - position >= JOIN_BYTES || next(end).is_none())
+        {
+            return chunk(part.data.slice_ref(first.bytes));
         }
-        let first = self.parts.partition_point(|part| part.end() <= position);
-        let Some(part) = self.parts.get(first) else {
-            let data = Bytes::copy_from_slice(self.tail_from(position, limit));
-            return Some(Chunk { offset: position, tag: self.tail_tag, data });
-        };
-        let tag = part.tag;
-        let slice = |part: &Chunk| {
-            let from = position.saturating_sub(part.offset) as usize;
-            let to = (limit.min(part.end()) - part.offset) as usize;
-            from..to
-        };
-        let same = self.parts.range(first..).take_while(|part| part.tag == tag && part.offset < limit);
-        let joined = same.clone().last().map_or(part.end(), Chunk::end).min(limit);
-        let tail = joined == self.tail_offset() && joined < limit && self.tail_tag == tag && !self.tail.is_empty();
-        if (joined <= part.end() && !tail) || part.end() - position >= JOIN_BYTES {
-            return Some(Chunk { offset: position, tag, data: part.data.slice(slice(part)) });
+        let mut data = BytesMut::from(first.bytes);
+        while let Some(next) = next(end) {
+            data.put_slice(next.bytes);
+            end += next.bytes.len() as u64;
         }
-        let end = if tail { limit } else { joined };
-        let mut data = BytesMut::with_capacity((end - position) as usize);
-        for part in same {
-            data.put_slice(&part.data[slice(part)]);
-        }
-        if tail {
-            data.put_slice(self.tail_from(joined, limit));
-        }
-        Some(Chunk { offset: position, tag, data: data.freeze() })
+        chunk(data.freeze())
     }
 
-    fn tail_from(&self, from: u64, to: u64) -> &[u8] {
-        let offset = self.tail_offset();
-        &self.tail[(from - offset) as usize..(to.min(self.end) - offset) as usize]
+    /// The bytes from `from`, which is kept, to `to` or to where the stream or the
+    /// part changes. None: there are none.
+    fn run(&self, from: u64, to: u64) -> Option<Run<'_>> {
+        if from >= to.min(self.end) {
+            return None;
+        }
+        let part = self.parts.get(self.parts.partition_point(|part| part.end() <= from));
+        let (base, offset, data, turns) = match part {
+            Some(part) => (part.base, part.offset, part.data.as_ref(), &part.turns),
+            None => (self.tail_offset(), self.tail_offset(), self.tail.as_ref(), &self.tail_turns),
+        };
+        let turn = turns.before((from - base) as usize);
+        let change = turns.changes.get(turn).map_or(u64::MAX, |change| base + u64::from(*change));
+        let end = to.min(change).min(offset + data.len() as u64);
+        let bytes = &data[(from - offset) as usize..(end - offset) as usize];
+        Some(Run { tag: turns.tag(turn), bytes, part })
     }
 }

@@ -247,13 +247,16 @@ impl Attached {
     /// The next frame that `wanted` takes; others are dropped, but for output
     /// every frame must continue where the last one ended.
     pub async fn until<T>(&mut self, mut wanted: impl FnMut(Frame) -> Option<T>) -> Result<T, Status> {
-        loop {
+        // Keepalives would come for ever.
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             let Some(frame) = self.next().await? else { panic!("the stream ended") };
             self.check(&frame);
             if let Some(found) = wanted(frame) {
                 return Ok(found);
             }
         }
+        panic!("only other frames came")
     }
 
     pub fn check(&mut self, frame: &Frame) {
