@@ -1,18 +1,19 @@
 //! A server that is killed loses nothing that it acknowledged, and leaves
 //! nothing that it did not.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use nullspace_proto::{
     Reason, id,
     v1::{
-        AttachOpen, CommandSpec, CreateSandboxRequest, DestroySandboxRequest, GetSandboxRequest, ListSandboxesRequest,
-        LogPosition, OutputAck, Overflow, RunOnceRequest, Sandbox, SandboxState, StartCommandRequest,
-        WaitCommandRequest, attach_command_request::Frame as Ask, attach_command_response::Frame as Answer,
-        run_once_response::Frame,
+        AttachOpen, CommandSpec, CreateSandboxRequest, DestroySandboxRequest, GetSandboxRequest, LifetimePolicy,
+        ListSandboxesRequest, LogPosition, OutputAck, Overflow, RunOnceRequest, Sandbox, SandboxSpec, SandboxState,
+        StartCommandRequest, WaitCommandRequest, attach_command_request::Frame as Ask,
+        attach_command_response::Frame as Answer, run_once_response::Frame,
     },
 };
 use nullspace_tests::{Api, Result, Server, TestSandbox, eventually, refused, rounds, shell, small};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use sha2::{Digest as _, Sha256};
 
 const EVERY_STATE: [SandboxState; 5] = [
@@ -210,7 +211,7 @@ async fn a_run_does_not_outlive_its_server() -> Result {
 }
 
 /// A start that was ended early leaves a lock in the engine's state, which the
-/// engine itself does not know.
+/// engine itself does not know, and a file that is yet to be written.
 #[tokio::test]
 async fn what_an_ended_start_left_is_removed() -> Result {
     let mut server = Server::start(&[]).await?;
@@ -219,9 +220,48 @@ async fn what_an_ended_start_left_is_removed() -> Result {
     let left =
         ["lock", "state"].map(|kind| server.data().join(format!("runsc/{execution}_sandbox:{execution}.{kind}")));
     left.iter().try_for_each(|path| std::fs::write(path, ""))?;
+    let directory = server.data().join("executions").join(&execution);
+    std::fs::create_dir(&directory)?;
+    std::fs::write(directory.join("pid"), "")?;
     server.start_again().await?;
     assert!(server.log().contains(&execution), "it is not said that something was removed");
-    assert!(left.iter().all(|path| !path.exists()), "{left:?}");
+    assert!(left.iter().chain([&directory]).all(|path| !path.exists()), "{left:?}, {directory:?}");
+    server.finish().await
+}
+
+/// A directory that cannot be removed, because something is mounted there.
+struct Busy(PathBuf);
+
+impl Busy {
+    fn new(path: PathBuf) -> Result<Self> {
+        mount("busy", &path, "tmpfs", MountFlags::empty(), None)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+/// What cannot be removed yet is told, and removed as soon as it can be.
+#[tokio::test]
+async fn an_end_that_failed_is_tried_again() -> Result {
+    let server = Server::start(&[]).await?;
+    let api = server.api().await?;
+    let lifetime = LifetimePolicy { timeout: Some(Duration::from_secs(1).try_into()?), ..Default::default() };
+    let sandbox = TestSandbox::with(&api, SandboxSpec { lifetime: Some(lifetime), ..small() }).await?;
+    let busy = Busy::new(server.data().join("executions").join(&sandbox.sandbox.execution_id).join("volumes"))?;
+    let is = async |state: SandboxState| {
+        let get = GetSandboxRequest { sandbox_id: sandbox.id(), ..Default::default() };
+        Ok(api.sandboxes().get_sandbox(get).await?.into_inner().sandbox.unwrap().state() == state)
+    };
+    let failed = async || Ok(server.log().contains("it is tried again"));
+    eventually("the end has failed", Duration::from_secs(20), failed).await?;
+    assert!(is(SandboxState::Destroying).await?);
+    drop(busy);
+    eventually("it is ended", Duration::from_secs(20), async || is(SandboxState::Destroyed).await).await?;
     server.finish().await
 }
 

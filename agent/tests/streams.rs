@@ -12,6 +12,7 @@ use std::{
 use common::*;
 use nullspace_proto::{
     Reason,
+    agent::v1::{AssignRequest, GetStatsRequest, WatchMemoryRequest},
     v1::{
         AttachOpen, CloseInput, CommandSignal, CommandSpec, GetCommandRequest, InputAccepted, InputChunk,
         InputClosedReason, LogPosition, OutputAck, Overflow, SignalCommandRequest, StartCommandRequest,
@@ -466,9 +467,23 @@ async fn only_who_knows_the_secret_is_answered_and_only_after_assign() {
     }
     assert_eq!(reason(&commands.get_command(get()).await.unwrap_err()), Reason::CommandNotFound);
     assert_eq!(fs::read_to_string(sandbox.path("etc/hosts")).unwrap(), "127.0.0.1 localhost sandbox\n");
-    let stats = agent.get_stats(nullspace_proto::agent::v1::GetStatsRequest {}).await.unwrap().into_inner();
+    let stats = agent.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
     assert!(stats.memory_used_bytes > 0 && stats.memory_used_bytes < stats.memory_total_bytes);
     assert!(stats.disk_used_bytes > 0 && stats.disk_used_bytes < stats.disk_total_bytes);
+}
+
+/// What is an execution's is made before the agent answers, and made again in a
+/// sandbox that was restored as another execution.
+#[tokio::test]
+async fn what_was_prepared_is_of_the_execution_that_is_assigned() {
+    let sandbox = Sandbox::with(Options { assign: false, ..Options::default() }).await;
+    let hosts = || fs::read_to_string(sandbox.path("etc/hosts")).unwrap();
+    assert_eq!(hosts(), "127.0.0.1 localhost sandbox\n");
+    fs::write(sandbox.path("control/execution_id"), "01jrestored").unwrap();
+    fs::write(sandbox.path("control/hosts"), "127.0.0.1 localhost restored\n").unwrap();
+    let request = AssignRequest { execution_id: "01jrestored".into(), ..sandbox.assignment() };
+    sandbox.agent().await.assign(request).await.unwrap();
+    assert_eq!(hosts(), "127.0.0.1 localhost restored\n");
 }
 
 #[tokio::test]
@@ -480,7 +495,7 @@ async fn at_its_memory_limit_a_sandbox_loses_its_largest_command_and_no_other() 
     let script = "x = bytearray(50 << 20)\nprint('full', flush=True)\nimport time\ntime.sleep(1000)";
     let mut large = Attached::open(&mut commands, open("large", Some(argv(["python3", "-c", script])))).await.unwrap();
     large.until(|frame| matches!(frame, Frame::Output(_)).then_some(())).await.unwrap();
-    sandbox.agent().await.watch_memory(nullspace_proto::agent::v1::WatchMemoryRequest {}).await.unwrap();
+    sandbox.agent().await.watch_memory(WatchMemoryRequest {}).await.unwrap();
     let output = large.finish().await.unwrap();
     assert_eq!((output.signal(), output.exit.reason()), (Some(9), TerminationReason::OutOfMemory));
     // The next one only after this one's memory had time to come back.

@@ -324,3 +324,31 @@ fn starter(execution: &str) -> Result<Option<Process>> {
 fn fault(path: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::internal(format!("{}: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::*;
+
+    /// A process with further arguments, which waits until its input is closed.
+    fn waits(arguments: &[&str]) -> process::Child {
+        let mut command = process::Command::new("sh");
+        command.args(["-c", "read line"]).args(arguments).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_gofer_is_not_taken_for_the_start_of_its_sandbox() {
+        let id = nullspace_proto::id::ulid();
+        let mut gofer = waits(&["runsc-gofer", "gofer", "--bundle", "/b", &id]);
+        let mut other = waits(&["runsc", "run", "--detach", "--bundle", "/b", "another"]);
+        assert!(starter(&id).unwrap().is_none());
+        let mut start = waits(&["runsc", "run", "--detach", "--bundle", "/b", &id]);
+        let found = starter(&id).unwrap().map(|process| process.pid);
+        assert_eq!(found, i32::try_from(start.id()).ok());
+        for child in [&mut gofer, &mut other, &mut start] {
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+    }
+}
