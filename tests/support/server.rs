@@ -55,10 +55,10 @@ impl Server {
         let begun = Instant::now();
         while fs::metadata(&address).map_or(true, |file| file.len() == 0) {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
-                return Err(format!("the server ended with {status}:\n{}", self.log()).into());
+                return Err(format!("the server ended with {status}:\n{}", self.trouble()).into());
             }
             if begun.elapsed() > patient(LIMIT) {
-                return Err(format!("the server does not start:\n{}", self.log()).into());
+                return Err(format!("the server does not start:\n{}", self.trouble()).into());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -68,6 +68,14 @@ impl Server {
     /// What it logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.data.join("server.log")).unwrap_or_default()
+    }
+
+    /// The end of what it logged of trouble: short, as it stands before the
+    /// error of the test that failed.
+    fn trouble(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.contains(" INFO ")).collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
     /// Its data directory.
@@ -120,7 +128,7 @@ impl Server {
             if begun.elapsed() > patient(LIMIT) {
                 child.kill()?;
                 child.wait()?;
-                return Err(format!("the server does not stop:\n{}", self.log()).into());
+                return Err(format!("the server does not stop:\n{}", self.trouble()).into());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -185,7 +193,7 @@ impl Server {
         }
         self.stop().await?;
         let left = self.host_things()?;
-        if left.is_empty() { Ok(()) } else { Err(format!("left on the host: {left:#?}\n{}", self.log()).into()) }
+        if left.is_empty() { Ok(()) } else { Err(format!("left on the host: {left:#?}\n{}", self.trouble()).into()) }
     }
 }
 
@@ -195,7 +203,7 @@ impl Drop for Server {
     /// the host's own tool.
     fn drop(&mut self) {
         if self.child.is_some() {
-            eprintln!("the server of {} was not stopped; its log:\n{}", self.data.display(), self.log());
+            eprintln!("the server of {} was not stopped; its log:\n{}", self.data.display(), self.trouble());
         }
         let _ = self.kill();
         if self.host_things().is_ok_and(|left| left.is_empty()) {

@@ -326,6 +326,7 @@ fn fault(path: &Path, error: &dyn std::fmt::Display) -> Error {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::process;
 
