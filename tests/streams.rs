@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use nullspace_proto::{
     Reason, id,
     v1::{
-        AttachOpen, CommandSpec, GetCommandRequest, InputChunk, LogPosition, OutputChunk, OutputStream, Overflow,
-        RunOnceRequest, attach_command_request::Frame as Ask, attach_command_response::Frame as Answer,
-        run_once_response::Frame as Run,
+        AttachOpen, CommandSpec, GetCommandRequest, InputChunk, LogPosition, OutputAck, OutputChunk, OutputStream,
+        Overflow, RunOnceRequest, attach_command_request::Frame as Ask, attach_command_response::Frame as Answer,
+        exit::Outcome, run_once_response::Frame as Run,
     },
 };
 use nullspace_tests::{
@@ -263,6 +263,42 @@ async fn a_full_input_does_not_hide_acknowledgements() -> Result {
     Ok(())
 }
 
+/// So many digits, by turns to stdout and stderr. Each is taken before the next is
+/// written, so that each is a message of its own.
+fn digits(count: usize) -> CommandSpec {
+    let program = "import fcntl, os, sys, termios\n\
+        for n in range(int(sys.argv[1])):\n \
+        fd = 1 + n % 2; os.write(fd, b'%d' % (n % 10))\n \
+        while any(fcntl.ioctl(fd, termios.FIONREAD, bytes(4))): os.sched_yield()\n";
+    argv(["python3", "-c", program, &count.to_string()])
+}
+
+/// Many clients read a frame only when they have said that they took the last.
+#[tokio::test]
+async fn a_client_that_speaks_before_it_reads_hears_the_end() -> Result {
+    let sandbox = TestSandbox::new().await?;
+    let writes = 40_000;
+    let mut attached = sandbox.attach(held(digits(writes))).await?;
+    sandbox.wait(&attached.command_id).await?;
+    // All that waits to be read fits into the windows of the way; what is said to
+    // it does not.
+    let mut taken = 0;
+    let exit = loop {
+        match attached.next().await? {
+            Answer::Output(chunk) => {
+                taken = chunk.offset + chunk.data.len() as i64;
+                for _ in 0..4 {
+                    attached.say(Ask::Ack(OutputAck { offset: taken })).await?;
+                }
+            }
+            Answer::Exit(exit) => break exit,
+            _ => {}
+        }
+    };
+    assert_eq!((exit.outcome, taken), (Some(Outcome::Code(0)), writes as i64));
+    Ok(())
+}
+
 /// The middle of several times for a call beside everything else.
 async fn median_call(sandbox: &TestSandbox, command_id: &str) -> Result<Duration> {
     let mut times = Vec::new();
@@ -306,16 +342,16 @@ async fn stalled_streams_do_not_slow_a_call() -> Result {
 #[tokio::test]
 async fn a_hundred_thousand_tiny_writes_left_unread_harm_nobody() -> Result {
     let sandbox = TestSandbox::new().await?;
-    let writes = rounds(20_000, 100_000);
-    let program = "import os, sys\nfor n in range(int(sys.argv[1])): os.write(1 + n % 2, b'%d' % (n % 10))\n";
-    let spec = argv(["python3", "-c", program, &writes.to_string()]);
-    // One frame of HTTP/2 for each byte would be more than one connection takes
-    // unread, long before these streams' windows are full.
+    let writes = rounds(20_000, 60_000);
+    let open = AttachOpen { command_id: "tiny".into(), start: Some(digits(writes)), ..Default::default() };
     let mut unread = Vec::new();
-    for _ in 0..16 {
-        let open = AttachOpen { command_id: "tiny".into(), start: Some(spec.clone()), ..Default::default() };
-        unread.push(sandbox.attach(open).await?);
+    for _ in 0..5 {
+        unread.push(sandbox.attach(open.clone()).await?);
     }
+    // A frame of HTTP/2 for each would be more than this connection takes unread.
+    let plain = sandbox.by(Api::connect_plainly(&sandbox.api.url, Some(&required("NULLSPACE_API_KEY")?)).await?);
+    unread.push(plain.attach(open).await?);
+    plain.release();
     sandbox.wait("tiny").await?;
     assert_eq!(sandbox.sh("echo beside").await?, "beside\n");
     for reader in unread {

@@ -11,11 +11,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nullspace_proto::{
-    Error, Reason, agent::v1::agent_service_server::AgentServiceServer, deadline, limits,
+    Error, Reason, agent::v1::agent_service_server::AgentServiceServer, body, deadline, limits, policy,
     v1::command_service_server::CommandServiceServer, v1::file_service_server::FileServiceServer,
 };
 use tokio::{
@@ -109,16 +110,29 @@ impl Services {
     }
 
     async fn dispatch(&self, request: Request<Incoming>) -> Response<Body> {
-        let path = request.uri().path();
-        let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
         if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
             return refused(Error::new(Reason::EncodingUnsupported, "the request is compressed"));
         }
+        let path = request.uri().path();
         if let Err(error) = self.control.execution()
             && path != ASSIGN
         {
             return refused(error);
         }
+        if !policy::find(path).is_some_and(|method| method.opens) {
+            return self.serve(request).await;
+        }
+        let (parts, body) = request.into_parts();
+        let (body, left) = body::lend(body);
+        self.serve(Request::from_parts(parts, body)).await.map(|answer| Body::new(left.read_during(answer)))
+    }
+
+    async fn serve<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+    {
+        let path = request.uri().path();
+        let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
         match service {
             "nullspace.agent.v1.AgentService" => ours(infallible(self.agent.clone().call(request).await)),
             "nullspace.v1.CommandService" => ours(infallible(self.command.clone().call(request).await)),

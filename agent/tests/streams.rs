@@ -20,6 +20,8 @@ use nullspace_proto::{
         attach_command_response::Frame,
     },
 };
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 fn with_input(spec: CommandSpec) -> CommandSpec {
@@ -258,6 +260,44 @@ async fn a_hundred_thousand_tiny_writes_left_unread_cost_little() {
     .unwrap();
     assert_eq!(bytes, 100_000);
     assert!(frames < 3_000, "{frames} frames");
+}
+
+/// Many clients read a frame only when they have said that they took the last.
+#[tokio::test]
+async fn a_client_that_speaks_before_it_reads_hears_the_end() {
+    let sandbox = Sandbox::start().await;
+    let mut commands = sandbox.commands().await;
+    // Each is taken before the next is written, so that each is a message.
+    let program = "import fcntl, os, termios\n\
+        for n in range(75000):\n \
+        fd = 1 + n % 2; os.write(fd, b'.')\n \
+        while any(fcntl.ioctl(fd, termios.FIONREAD, bytes(4))): os.sched_yield()\n";
+    let (requests, receiver) = mpsc::channel(1);
+    let start = open("c", Some(argv(["python3", "-c", program])));
+    requests.send(frame(In::Open(start))).await.unwrap();
+    let mut frames = commands.attach_command(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let end = async || {
+        let wait = WaitCommandRequest { command_id: "c".into(), ..Default::default() };
+        commands.clone().wait_command(wait).await.unwrap().into_inner().command.unwrap().exit.is_some()
+    };
+    eventually("the command ends", end).await;
+    let (mut offset, mut exit) = (0, None);
+    while exit.is_none() {
+        let next = timeout(PATIENCE, frames.message()).await.expect("no frame came").unwrap().unwrap();
+        match next.frame.unwrap() {
+            Frame::Output(chunk) => offset = chunk.offset + chunk.data.len() as i64,
+            Frame::Exit(ended) => exit = Some(ended),
+            _ => {}
+        }
+        // Of what still waits to go when the exit is known, each is answered with
+        // more than fits on the way back.
+        for _ in 0..30 {
+            let said = requests.send(frame(In::Ack(OutputAck { offset })));
+            // It may be too late for it, but not stand still.
+            let _ = timeout(PATIENCE, said).await.expect("nobody takes what is said");
+        }
+    }
+    assert_eq!((offset, exit.unwrap().output_bytes), (75_000, 75_000));
 }
 
 #[tokio::test]

@@ -1,9 +1,15 @@
-//! Answers that end early, with a status. A gRPC answer that has begun can only
+//! Bodies around bodies.
+//!
+//! Answers that end early, with a status: a gRPC answer that has begun can only
 //! say what went wrong in its trailers; a reset reaches the caller as INTERNAL or
 //! UNKNOWN, which says nothing.
+//!
+//! Requests that are read for as long as their answer goes out: a caller may read
+//! a message only when what it says to the last one has gone.
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -11,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
+use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::{Code, Status};
 
 use crate::Error;
@@ -76,5 +83,88 @@ where
 
     fn is_end_stream(&self) -> bool {
         self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+}
+
+/// Lends a request to what answers it.
+pub fn lend<B>(request: B) -> (Lent<B>, Left<B>) {
+    let (back, left) = oneshot::channel();
+    (Lent(Some((request, back))), Left(left))
+}
+
+/// A request that goes back when it is dropped.
+pub struct Lent<B>(Option<(B, oneshot::Sender<B>)>);
+
+impl<B: http_body::Body + Unpin> http_body::Body for Lent<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match &mut self.0 {
+            Some((request, _)) => Pin::new(request).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|(request, _)| request.is_end_stream())
+    }
+}
+
+impl<B> Drop for Lent<B> {
+    fn drop(&mut self) {
+        if let Some((request, back)) = self.0.take() {
+            // Nobody waits for it once the answer is out.
+            let _ = back.send(request);
+        }
+    }
+}
+
+/// What the answering side leaves of a request.
+pub struct Left<B>(oneshot::Receiver<B>);
+
+impl<B> Left<B>
+where
+    B: http_body::Body<Data: Send, Error: Send> + Send + Unpin + 'static,
+{
+    /// The answer. While it goes out, what is left of the request is read, and
+    /// counts for nothing.
+    pub fn read_during<A>(self, answer: A) -> Answer<A> {
+        let reading = tokio::spawn(async move {
+            let Ok(mut request) = self.0.await else { return };
+            while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut request).poll_frame(cx)).await {}
+        });
+        Answer { body: answer, reading }
+    }
+}
+
+/// An answer that ends the reading of its request.
+pub struct Answer<A> {
+    body: A,
+    reading: JoinHandle<()>,
+}
+
+impl<A: http_body::Body + Unpin> http_body::Body for Answer<A> {
+    type Data = A::Data;
+    type Error = A::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+impl<A> Drop for Answer<A> {
+    fn drop(&mut self) {
+        self.reading.abort();
     }
 }

@@ -10,7 +10,7 @@ use nullspace_proto::{
         command_spec::Program, exit::Outcome,
     },
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::error::Elapsed};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -123,9 +123,18 @@ impl TestSandbox {
 }
 
 impl Attached {
-    /// Sends a frame.
+    /// Sends a frame, once those before it have gone.
     pub async fn send(&self, frame: Ask) -> Result {
-        Ok(self.asks.send(AttachCommandRequest { frame: Some(frame) }).await?)
+        let sent = self.asks.send(AttachCommandRequest { frame: Some(frame) });
+        Ok(tokio::time::timeout(patient(LIMIT), sent).await??)
+    }
+
+    /// The same where it may be too late for it: the stream has ended.
+    pub async fn say(&self, frame: Ask) -> Result<(), Status> {
+        match self.send(frame).await {
+            Err(error) if error.is::<Elapsed>() => Err(Status::unknown("nobody takes what is said")),
+            _ => Ok(()),
+        }
     }
 
     /// The next frame.
@@ -149,8 +158,7 @@ impl Attached {
                         _ => finished.stdout.extend_from_slice(&chunk.data),
                     }
                     let ack = Ask::Ack(OutputAck { offset: end });
-                    // Too late for the last ones: the command has ended.
-                    let _ = self.send(ack).await;
+                    self.say(ack).await?;
                 }
                 Answer::Truncated(truncated) => finished.truncated.push(truncated.offset),
                 Answer::Exit(exit) => {

@@ -28,11 +28,17 @@ impl TestSandbox {
         Ok(command_id)
     }
 
-    /// Waits for its end, at most 30 s.
+    /// Waits for its end, at most two minutes.
     pub async fn wait(&self, command_id: &str) -> Result<Exit> {
-        let request = WaitCommandRequest { sandbox_id: self.id(), command_id: command_id.into(), wait: seconds(30) };
-        let command = self.api.commands().wait_command(request).await?.into_inner().command.ok_or("no command")?;
-        command.exit.ok_or_else(|| "the command does not end".into())
+        for _ in 0..4 {
+            let request =
+                WaitCommandRequest { sandbox_id: self.id(), command_id: command_id.into(), wait: seconds(30) };
+            let command = self.api.commands().wait_command(request).await?.into_inner().command.ok_or("no command")?;
+            if let Some(exit) = command.exit {
+                return Ok(exit);
+            }
+        }
+        Err("the command does not end".into())
     }
 
     /// Sends a signal to its group.

@@ -76,10 +76,19 @@ impl Api {
     /// enough for a hundred streams of which nobody reads one.
     pub async fn connect(url: &str, key: Option<&str>) -> Result<Self> {
         let endpoint = Endpoint::from_shared(url.to_owned())?
-            .connect_timeout(Duration::from_secs(5))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(100 * STREAM_WINDOW);
-        Ok(Self { url: url.to_owned(), channel: endpoint.connect().await?, key: key_of(key)? })
+        Self::through(endpoint, url, key).await
+    }
+
+    /// The same on a connection as a library makes it that is told nothing.
+    pub async fn connect_plainly(url: &str, key: Option<&str>) -> Result<Self> {
+        Self::through(Endpoint::from_shared(url.to_owned())?, url, key).await
+    }
+
+    async fn through(endpoint: Endpoint, url: &str, key: Option<&str>) -> Result<Self> {
+        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await?;
+        Ok(Self { url: url.to_owned(), channel, key: key_of(key)? })
     }
 
     /// The same connection with another key, or without one.

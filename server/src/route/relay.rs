@@ -9,7 +9,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
-use nullspace_proto::{Error, Reason, Result, body::Until, policy::Method};
+use nullspace_proto::{
+    Error, Reason, Result,
+    body::{Until, lend},
+    policy::Method,
+};
 use tonic::{Status, body::Body};
 
 use super::first;
@@ -59,7 +63,8 @@ impl Relay {
         }
         parts.headers.insert("te", HeaderValue::from_static("trailers"));
         parts.version = http::Version::HTTP_2;
-        let request = Request::from_parts(parts, share.paced(Body::new(Rest { read: Some(first.read), body })));
+        let (body, left) = lend(share.paced(Body::new(Rest { read: Some(first.read), body })));
+        let request = Request::from_parts(parts, Body::new(body));
         let sent = live.pool.call(request, method.bulk);
         let response = match oversize {
             Some(oversize) => tokio::select! {
@@ -69,6 +74,7 @@ impl Relay {
             },
             None => sent.await,
         };
+        let response = if method.opens { response.map(|body| Body::new(left.read_during(body))) } else { response };
         let mut response = share.hold(response);
         name_execution(response.headers_mut(), &live);
         Ok(response)
