@@ -1,7 +1,14 @@
 //! A server that is killed loses nothing that it acknowledged, and leaves
 //! nothing that it did not.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use nullspace_proto::{
     Reason, id,
@@ -210,6 +217,47 @@ async fn a_run_does_not_outlive_its_server() -> Result {
     server.finish().await
 }
 
+/// A killed server's child that is yet to become another program has its lock.
+#[tokio::test]
+async fn a_lock_that_a_killed_server_left_for_a_moment_is_waited_for() -> Result {
+    let mut server = Server::start(&[]).await?;
+    server.kill()?;
+    let lock = File::open(server.data().join("lock"))?;
+    lock.try_lock()?;
+    let moment = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        lock.unlock()
+    };
+    let (started, unlocked) = tokio::join!(server.start_again(), moment);
+    (started?, unlocked?);
+    server.finish().await
+}
+
+/// A tool that a server started goes on when the server is killed.
+#[tokio::test]
+async fn a_tool_of_a_killed_server_is_waited_for() -> Result {
+    let mut server = Server::start(&[]).await?;
+    server.kill()?;
+    let instance = server.instance()?;
+    let mut tool = Command::new("ip");
+    tool.arg0(format!("nullspace-{instance}/ip")).args(["-batch", "-"]).stdin(Stdio::piped());
+    let mut tool = tool.spawn()?;
+    let log = server.data().join("server.log");
+    let mut ended = async || -> Result {
+        let waits = async || Ok(fs::read_to_string(&log)?.contains("waiting for a tool"));
+        eventually("it is waited for", Duration::from_secs(20), waits).await?;
+        let mut input = tool.stdin.take().ok_or("no input")?;
+        writeln!(input, "netns add ns-{instance}-7")?;
+        drop(input);
+        assert!(tool.wait()?.success());
+        Ok(())
+    };
+    let (started, ended) = tokio::join!(server.start_again(), ended());
+    (started?, ended?);
+    assert!(!Path::new(&format!("/run/netns/ns-{instance}-7")).exists(), "what it made is left");
+    server.finish().await
+}
+
 /// A start that was ended early leaves a lock in the engine's state, which the
 /// engine itself does not know, and a file that is yet to be written.
 #[tokio::test]
@@ -219,10 +267,10 @@ async fn what_an_ended_start_left_is_removed() -> Result {
     let execution = nullspace_proto::id::ulid();
     let left =
         ["lock", "state"].map(|kind| server.data().join(format!("runsc/{execution}_sandbox:{execution}.{kind}")));
-    left.iter().try_for_each(|path| std::fs::write(path, ""))?;
+    left.iter().try_for_each(|path| fs::write(path, ""))?;
     let directory = server.data().join("executions").join(&execution);
-    std::fs::create_dir(&directory)?;
-    std::fs::write(directory.join("pid"), "")?;
+    fs::create_dir(&directory)?;
+    fs::write(directory.join("pid"), "")?;
     server.start_again().await?;
     assert!(server.log().contains(&execution), "it is not said that something was removed");
     assert!(left.iter().chain([&directory]).all(|path| !path.exists()), "{left:?}, {directory:?}");

@@ -342,7 +342,7 @@ async fn stalled_streams_do_not_slow_a_call() -> Result {
 #[tokio::test]
 async fn a_hundred_thousand_tiny_writes_left_unread_harm_nobody() -> Result {
     let sandbox = TestSandbox::new().await?;
-    let writes = rounds(20_000, 60_000);
+    let writes = rounds(20_000, 100_000);
     let open = AttachOpen { command_id: "tiny".into(), start: Some(digits(writes)), ..Default::default() };
     let mut unread = Vec::new();
     for _ in 0..5 {

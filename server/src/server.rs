@@ -5,9 +5,11 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use nullspace_proto::{DESCRIPTORS, Error, Result};
+use rustix::fs::{FlockOperation, flock};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
@@ -33,6 +35,10 @@ use crate::{
 const SECRET_KEY: &str = "meta/secret";
 const SUBNET_KEY: &str = "meta/subnet";
 
+/// How long the data directory is waited for, and how often it is tried.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
+
 /// A server that is ready to serve.
 pub struct Server {
     front: Front,
@@ -51,7 +57,7 @@ impl Server {
     pub async fn build(config: Config) -> Result<Self> {
         let data = &config.data_dir;
         private_directory(data)?;
-        let lock = lock(&data.join("lock"))?;
+        let lock = lock(&data.join("lock")).await?;
         let instance = Instance::of(data).map_err(|error| fault(data, &error))?;
         let (store, origin) = recover::open(data)?;
         let store: Arc<dyn Store> = Arc::new(store);
@@ -122,19 +128,19 @@ fn private_directory(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| fault(path, &error))
 }
 
-/// One server per data directory.
-fn lock(path: &Path) -> Result<fs::File> {
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| fault(path, &error))?;
-    let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-    locked.map_err(|_| {
-        Error::invalid_field("data-dir", format!("another server uses it (it holds {})", path.display()))
-    })?;
+/// One server per data directory. A child that a killed server was about to
+/// start has the lock, and the address, until it has become another program.
+async fn lock(path: &Path) -> Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).mode(0o600).open(path);
+    let file = file.map_err(|error| fault(path, &error))?;
+    let locked = async {
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            tokio::time::sleep(LOCK_RETRY).await;
+        }
+    };
+    let in_use = |_| Error::invalid_field("data-dir", format!("another server uses it (it holds {})", path.display()));
+    tokio::time::timeout(LOCK_LIMIT, locked).await.map_err(in_use)?;
     Ok(file)
 }
 

@@ -1,9 +1,11 @@
 //! Runs a tool of the host to its end, under a time limit.
 
-use std::{ffi::OsStr, process::Stdio, time::Duration};
+use std::{ffi::OsStr, fs, process::Stdio, time::Duration};
 
 use nullspace_proto::{Error, Result};
 use tokio::{io::AsyncWriteExt as _, process::Command};
+
+use super::process::Process;
 
 /// Longest time a tool may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -12,7 +14,54 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// failure tells what it wrote to stderr.
 pub async fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>, input: &str) -> Result<String> {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.args(args);
+    finish(program, command, input).await
+}
+
+/// The same, under a name by which a later server finds it: a tool goes on when
+/// the server that started it is killed.
+pub async fn run_for<S: AsRef<OsStr>>(
+    owner: &str,
+    program: &str,
+    args: impl IntoIterator<Item = S>,
+    input: &str,
+) -> Result<String> {
+    let mut command = Command::new(program);
+    // Tools go by the last part of their name.
+    command.arg0(format!("{owner}/{program}")).args(args);
+    finish(program, command, input).await
+}
+
+/// Waits until the tools of an owner that was killed have ended. One that does
+/// not is ended.
+pub async fn wait_for_tools_of(owner: &str) -> Result<()> {
+    for tool in tools_of(owner)? {
+        tracing::info!(pid = tool.pid, "waiting for a tool of an earlier server");
+        if tokio::time::timeout(LIMIT, tool.ended()).await.is_err() {
+            tracing::warn!(pid = tool.pid, "a tool of an earlier server does not end and is killed");
+            tool.kill();
+            tool.ended().await;
+        }
+    }
+    Ok(())
+}
+
+fn tools_of(owner: &str) -> Result<Vec<Process>> {
+    let prefix = format!("{owner}/");
+    let is_tool =
+        |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(prefix.as_bytes()));
+    let mut tools = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.filter(|pid| is_tool(*pid)) else { continue };
+        // Looked at again: its number may have become another's before it was held.
+        tools.extend(Process::open(pid)?.filter(|tool| is_tool(tool.pid)));
+    }
+    Ok(tools)
+}
+
+async fn finish(program: &str, mut command: Command, input: &str) -> Result<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let fail = |error: std::io::Error| Error::internal(format!("{program} cannot be run: {error}"));
     let mut child = command.spawn().map_err(fail)?;
     if let Some(mut stdin) = child.stdin.take() {

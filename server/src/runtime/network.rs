@@ -17,7 +17,10 @@ use nullspace_proto::{Error, Reason, Result};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Address, command::run};
+use super::{
+    Address,
+    command::{run_for, wait_for_tools_of},
+};
 use crate::instance::Instance;
 
 /// A number is not used again for this long, so that late packets of one
@@ -86,6 +89,8 @@ impl Slots {
     /// Sets up the host's rules, takes over the slots that running executions
     /// have, and removes all others of this instance.
     pub async fn adopt(&self, used: &[(Slot, bool)]) -> Result<()> {
+        // A killed server's would go on making and removing what is looked at here.
+        wait_for_tools_of(&self.owner()).await?;
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")
             .map_err(|error| Error::internal(format!("forwarding cannot be turned on: {error}")))?;
         {
@@ -93,7 +98,7 @@ impl Slots {
             state.taken = used.iter().map(|(slot, _)| slot.0).collect();
             state.used = used.len();
         }
-        run("nft", ["-f", "-"], &self.ruleset(used)).await?;
+        self.tool("nft", ["-f", "-"], &self.ruleset(used)).await?;
         for slot in self.namespaces()? {
             if !self.lock().taken.contains(&slot.0) {
                 tracing::info!(slot = slot.0, "removing a network slot that nothing uses");
@@ -135,7 +140,7 @@ impl Slots {
         };
         if !internet {
             let delete = format!("delete element inet {} internet {{ \"{}\" }}\n", self.table(), self.link(slot));
-            if let Err(error) = run("nft", ["-f", "-"], &delete).await {
+            if let Err(error) = self.tool("nft", ["-f", "-"], &delete).await {
                 self.release(slot).await;
                 return Err(error);
             }
@@ -196,7 +201,7 @@ impl Slots {
         }
         if self.lock().taken.is_empty() {
             let delete = format!("delete table inet {}\n", self.table());
-            if let Err(error) = run("nft", ["-f", "-"], &delete).await {
+            if let Err(error) = self.tool("nft", ["-f", "-"], &delete).await {
                 tracing::error!(%error, "the host's rules were not removed");
             }
         }
@@ -239,6 +244,15 @@ impl Slots {
 
     fn link(&self, slot: Slot) -> String {
         format!("n{}{}", self.instance, base36(slot.0))
+    }
+
+    /// Whose tools these are.
+    fn owner(&self) -> String {
+        format!("nullspace-{}", self.instance)
+    }
+
+    async fn tool<const N: usize>(&self, program: &str, args: [&str; N], input: &str) -> Result<String> {
+        run_for(&self.owner(), program, args, input).await
     }
 
     fn table(&self) -> String {
@@ -319,15 +333,15 @@ impl Slots {
              link set eth0 up\n\
              route add default via {host}\n"
         );
-        run("ip", ["-batch", "-"], &outside).await?;
-        run("ip", ["-n", namespace.as_str(), "-batch", "-"], &inside).await?;
+        self.tool("ip", ["-batch", "-"], &outside).await?;
+        self.tool("ip", ["-n", namespace.as_str(), "-batch", "-"], &inside).await?;
         // Most sandboxes may reach other networks, so that is what costs nothing
         // when a slot is taken.
         let (table, guest) = (self.table(), self.guest_element(slot));
         let elements = format!(
             "add element inet {table} guests {{ {guest} }}\nadd element inet {table} internet {{ \"{link}\" }}\n"
         );
-        run("nft", ["-f", "-"], &elements).await?;
+        self.tool("nft", ["-f", "-"], &elements).await?;
         Ok(())
     }
 
@@ -342,12 +356,12 @@ impl Slots {
              add element inet {table} internet {{ {internet} }}\n\
              delete element inet {table} internet {{ {internet} }}\n"
         );
-        run("nft", ["-f", "-"], &elements).await?;
+        self.tool("nft", ["-f", "-"], &elements).await?;
         if fs::exists(format!("/sys/class/net/{link}")).unwrap_or(true) {
-            run("ip", ["link", "delete", link.as_str()], "").await?;
+            self.tool("ip", ["link", "delete", link.as_str()], "").await?;
         }
         if fs::exists(self.netns(slot)).unwrap_or(true) {
-            run("ip", ["netns", "delete", namespace.as_str()], "").await?;
+            self.tool("ip", ["netns", "delete", namespace.as_str()], "").await?;
         }
         Ok(())
     }
