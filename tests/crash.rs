@@ -229,7 +229,8 @@ async fn a_lock_that_a_killed_server_left_for_a_moment_is_waited_for() -> Result
         lock.unlock()
     };
     let (started, unlocked) = tokio::join!(server.start_again(), moment);
-    (started?, unlocked?);
+    started?;
+    unlocked?;
     server.finish().await
 }
 
@@ -253,7 +254,8 @@ async fn a_tool_of_a_killed_server_is_waited_for() -> Result {
         Ok(())
     };
     let (started, ended) = tokio::join!(server.start_again(), ended());
-    (started?, ended?);
+    started?;
+    ended?;
     assert!(!Path::new(&format!("/run/netns/ns-{instance}-7")).exists(), "what it made is left");
     server.finish().await
 }
