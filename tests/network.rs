@@ -4,7 +4,11 @@
 use std::process::{Child, Command, Stdio};
 
 use nullspace_proto::v1::SandboxSpec;
-use nullspace_tests::{Result, Server, TestSandbox, eventually, small};
+use nullspace_tests::{Result, Server, TestSandbox, eventually, rounds, small};
+use tokio::sync::Mutex;
+
+/// There is one outside at a time: its addresses are the same.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 const OUTSIDE: &str = "198.51.100.2";
 const HOST: &str = "198.51.100.1";
@@ -87,6 +91,7 @@ async fn fetch(sandbox: &TestSandbox, url: &str) -> Result<String> {
 
 #[tokio::test]
 async fn a_sandbox_reaches_what_it_may_and_nothing_else() -> Result {
+    let _alone = ALONE.lock().await;
     let _outside = Outside::new()?;
     let server = Server::start(&["--dns", OUTSIDE]).await?;
     let api = server.api().await?;
@@ -133,5 +138,71 @@ async fn a_sandbox_reaches_what_it_may_and_nothing_else() -> Result {
     );
     assert_eq!(one.sh(&forged).await?, "-\n1\n");
     drop((one, two, shut));
+    server.finish().await
+}
+
+/// Chains as iptables makes them, which drop what a server's sandboxes send and
+/// nothing else.
+struct Firewall(());
+
+impl Firewall {
+    /// `None`: this host has a firewall of its own.
+    fn new(instance: &str, docker: bool) -> Result<Option<Self>> {
+        if Command::new("nft").args(["list", "table", "ip", "filter"]).output()?.status.success() {
+            return Ok(None);
+        }
+        let docker =
+            if docker { "add chain ip filter DOCKER-USER\nadd rule ip filter FORWARD jump DOCKER-USER\n" } else { "" };
+        let rules = format!(
+            "add table ip filter
+             add chain ip filter FORWARD {{ type filter hook forward priority filter; policy drop; }}
+             {docker}add rule ip filter FORWARD iifname != \"n{instance}*\" oifname != \"n{instance}*\" accept"
+        );
+        let firewall = Self(());
+        run(&format!("nft -f - <<'END'\n{rules}\nEND\n"))?;
+        Ok(Some(firewall))
+    }
+}
+
+impl Drop for Firewall {
+    fn drop(&mut self) {
+        let _ = run("nft delete table ip filter");
+    }
+}
+
+/// Docker and ufw drop what they do not know.
+#[tokio::test]
+async fn a_firewall_that_forwards_nothing_lets_sandboxes_through() -> Result {
+    let _alone = ALONE.lock().await;
+    let _outside = Outside::new()?;
+    let mut server = Server::start(&["--dns", OUTSIDE]).await?;
+    let instance = server.instance()?;
+    let (url, limit) = (format!("http://{OUTSIDE}:8080/"), std::time::Duration::from_secs(60));
+    for (docker, running) in [(false, false), (true, false), (true, true)] {
+        // One that comes later is noticed, but not at once.
+        if running && rounds(0, 1) == 0 {
+            break;
+        }
+        if !running {
+            server.stop().await?;
+        }
+        let firewall = Firewall::new(&instance, docker)?;
+        if !running {
+            server.start_again().await?;
+        }
+        let api = server.api().await?;
+        let sandbox = TestSandbox::with(&api, small()).await?;
+        let shut = TestSandbox::with(&api, SandboxSpec { internet_access: Some(false), ..small() }).await?;
+        let open = async || Ok(fetch(&sandbox, &url).await? == HOST);
+        eventually("the outside answers", limit, open).await?;
+        assert_eq!(fetch(&shut, &url).await?, "-\n");
+        drop((sandbox, shut));
+        if !running {
+            server.stop().await?;
+            assert_eq!(server.host_things()?, Vec::<String>::new());
+            server.start_again().await?;
+        }
+        drop(firewall);
+    }
     server.finish().await
 }

@@ -166,6 +166,11 @@ impl Server {
         found.extend(
             String::from_utf8_lossy(&tables.stdout).lines().filter(|line| line.ends_with(&table)).map(str::to_owned),
         );
+        let rules = Command::new("nft").args(["list", "table", "ip", "filter"]).output()?;
+        let owner = format!("\"nullspace-{instance}\"");
+        found.extend(
+            String::from_utf8_lossy(&rules.stdout).lines().filter(|line| line.contains(&owner)).map(str::to_owned),
+        );
         let data = self.data.to_string_lossy().into_owned();
         found.extend(
             fs::read_to_string("/proc/self/mountinfo")?.lines().filter(|line| line.contains(&data)).map(str::to_owned),

@@ -6,6 +6,7 @@ pub mod command;
 mod event;
 pub mod gvisor;
 pub mod network;
+mod passage;
 pub mod process;
 
 use std::{

@@ -20,12 +20,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Address,
     command::{run_for, wait_for_tools_of},
+    passage::Passage,
 };
 use crate::instance::Instance;
 
 /// A number is not used again for this long, so that late packets of one
 /// sandbox do not reach the next.
 const QUARANTINE: Duration = Duration::from_secs(3);
+/// How often the rules of others are looked at: Docker may start later.
+const PASSAGE_EVERY: Duration = Duration::from_secs(30);
 /// Addresses of a slot: network, host, guest, broadcast.
 const ADDRESSES: u32 = 4;
 /// Slots of an instance: a /16, without its first and last slot.
@@ -50,6 +53,7 @@ pub struct Slots {
     /// Slots that executions may have at once.
     max: usize,
     resolvers: Vec<IpAddr>,
+    passage: Passage,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -73,7 +77,8 @@ impl Slots {
     /// `max` of them are in use at once.
     pub fn new(instance: Instance, subnet: Ipv4Addr, ready_target: usize, max: usize, resolvers: Vec<IpAddr>) -> Self {
         let state = Mutex::new(State { next: 1, ..State::default() });
-        Self { instance, subnet, ready_target, max, resolvers, state, changed: Notify::new() }
+        let passage = Passage::new(owner(&instance), &format!("n{instance}"));
+        Self { instance, subnet, ready_target, max, resolvers, passage, state, changed: Notify::new() }
     }
 
     /// Slots that executions may have at once.
@@ -90,7 +95,7 @@ impl Slots {
     /// have, and removes all others of this instance.
     pub async fn adopt(&self, used: &[(Slot, bool)]) -> Result<()> {
         // A killed server's would go on making and removing what is looked at here.
-        wait_for_tools_of(&self.owner()).await?;
+        wait_for_tools_of(&owner(&self.instance)).await?;
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")
             .map_err(|error| Error::internal(format!("forwarding cannot be turned on: {error}")))?;
         {
@@ -99,6 +104,7 @@ impl Slots {
             state.used = used.len();
         }
         self.tool("nft", ["-f", "-"], &self.ruleset(used)).await?;
+        self.open_passage().await;
         for slot in self.namespaces()? {
             if !self.lock().taken.contains(&slot.0) {
                 tracing::info!(slot = slot.0, "removing a network slot that nothing uses");
@@ -166,9 +172,10 @@ impl Slots {
         state.quarantined.push_back((Instant::now(), slot.0));
     }
 
-    /// Keeps slots ready until told to stop. A slot that is being made then is
-    /// made to its end, so that `close` finds it.
+    /// Keeps slots ready until told to stop, and the way out of them open. A slot
+    /// that is being made then is made to its end, so that `close` finds it.
     pub async fn keep_ready(&self, stop: &CancellationToken) {
+        let mut passage = tokio::time::interval(PASSAGE_EVERY);
         while !stop.is_cancelled() {
             if self.lock().ready.len() < self.ready_target && self.make_ready().await {
                 continue;
@@ -176,7 +183,14 @@ impl Slots {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.changed.notified() => {}
+                _ = passage.tick() => self.open_passage().await,
             }
+        }
+    }
+
+    async fn open_passage(&self) {
+        if let Err(error) = self.passage.open().await {
+            tracing::warn!(%error, "sandboxes may have no way out of this host");
         }
     }
 
@@ -203,6 +217,9 @@ impl Slots {
             let delete = format!("delete table inet {}\n", self.table());
             if let Err(error) = self.tool("nft", ["-f", "-"], &delete).await {
                 tracing::error!(%error, "the host's rules were not removed");
+            }
+            if let Err(error) = self.passage.close().await {
+                tracing::error!(%error, "the rules in the host's firewall were not removed");
             }
         }
     }
@@ -246,13 +263,8 @@ impl Slots {
         format!("n{}{}", self.instance, base36(slot.0))
     }
 
-    /// Whose tools these are.
-    fn owner(&self) -> String {
-        format!("nullspace-{}", self.instance)
-    }
-
     async fn tool<const N: usize>(&self, program: &str, args: [&str; N], input: &str) -> Result<String> {
-        run_for(&self.owner(), program, args, input).await
+        run_for(&owner(&self.instance), program, args, input).await
     }
 
     fn table(&self) -> String {
@@ -431,6 +443,11 @@ impl Slot {
     pub fn from_number(number: u32) -> Self {
         Self(number)
     }
+}
+
+/// Whose tools and rules these are.
+fn owner(instance: &Instance) -> String {
+    format!("nullspace-{instance}")
 }
 
 fn elements(elements: impl Iterator<Item = String>) -> String {
