@@ -241,7 +241,8 @@ class TestCallbacks:
         line = f"yes ß€😀é | head -c {size}"
         result = run(sandbox, line, on_stdout=pieces.append, binary=binary, timeout=90)
         expected = ("ß€😀é\n".encode() * (size // 12 + 1))[:size]
-        assert max(map(len, pieces)) > 64 << 10  # else none went the way of large ones
+        # Else none went the way of large ones.
+        assert max(len(piece if binary else piece.encode()) for piece in pieces) > 64 << 10
         if binary:
             assert b"".join(pieces) == expected
         else:
