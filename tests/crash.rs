@@ -20,7 +20,10 @@ use nullspace_proto::{
     },
 };
 use nullspace_tests::{Api, Result, Server, TestSandbox, eventually, refused, rounds, shell, small};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::{
+    fs::{FlockOperation, flock},
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+};
 use sha2::{Digest as _, Sha256};
 
 const EVERY_STATE: [SandboxState; 5] = [
@@ -223,14 +226,13 @@ async fn a_lock_that_a_killed_server_left_for_a_moment_is_waited_for() -> Result
     let mut server = Server::start(&[]).await?;
     server.kill()?;
     let lock = File::open(server.data().join("lock"))?;
-    lock.try_lock()?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
     let moment = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        lock.unlock()
+        drop(lock);
     };
-    let (started, unlocked) = tokio::join!(server.start_again(), moment);
+    let (started, ()) = tokio::join!(server.start_again(), moment);
     started?;
-    unlocked?;
     server.finish().await
 }
 
