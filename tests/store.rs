@@ -1,11 +1,21 @@
 //! A store that is lost or damaged costs no sandbox that runs and no key.
 
-use std::{fs, path::Path, time::Duration};
-
-use nullspace_proto::v1::{
-    CreateApiKeyRequest, GetSandboxRequest, RotateApiKeyRequest, Sandbox, SandboxState, WhoAmIRequest,
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
 };
-use nullspace_tests::{Api, Result, Server, TestSandbox, eventually, small};
+
+use nullspace_proto::{
+    Reason,
+    v1::{
+        CreateApiKeyRequest, CreateSandboxRequest, GetSandboxRequest, RotateApiKeyRequest, Sandbox, SandboxState,
+        SetSandboxTimeoutRequest, WhoAmIRequest,
+    },
+};
+use nullspace_tests::{Api, Result, Server, TestSandbox, eventually, refused, small};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 type Damage = fn(&Path) -> std::io::Result<()>;
 
@@ -117,5 +127,77 @@ async fn a_damaged_store_without_an_export_is_not_taken_for_a_new_one() -> Resul
     let sandbox = TestSandbox { api: server.api().await?, sandbox: sandbox.sandbox.clone() };
     assert_eq!(sandbox.sh("echo here").await?, "here\n");
     drop(sandbox);
+    server.finish().await
+}
+
+/// A disk of its own for a server's data, over what it had before.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn on(data: &Path) -> Result<Self> {
+        mount("small", data, "tmpfs", MountFlags::empty(), Some(c"size=48m,mode=700"))?;
+        Ok(Self(data.to_owned()))
+    }
+
+    /// Takes all that is left of it, as something else on the host does.
+    fn fill(&self) -> Result<PathBuf> {
+        let path = self.0.join("something-else");
+        let mut file = fs::File::create(&path)?;
+        while file.write_all(&[1; 4_096]).is_ok() {}
+        Ok(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_of_the_host_is_said_and_passes() -> Result {
+    let mut server = Server::start(&[]).await?;
+    server.stop().await?;
+    let disk = SmallDisk::on(server.data())?;
+    server.start_again().await?;
+    let api = server.api().await?;
+    let sandbox = TestSandbox::with(&api, small()).await?;
+    let set = async |seconds: i64| {
+        let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
+        let request = SetSandboxTimeoutRequest { sandbox_id: sandbox.id(), timeout, ..Default::default() };
+        api.sandboxes().set_sandbox_timeout(request).await.map(|answer| answer.into_inner().sandbox)
+    };
+    let filling = disk.fill()?;
+    // The store has a little room of its own, which these use up.
+    let (mut last, mut refusal) = (None, None);
+    for seconds in 1_000..11_000 {
+        match set(seconds).await {
+            Ok(sandbox) => last = sandbox,
+            Err(status) => {
+                refusal = Some(status);
+                break;
+            }
+        }
+    }
+    refused(Err::<(), _>(refusal.ok_or("the store is never full")?), Reason::CapacityExceeded);
+    let create = CreateSandboxRequest { spec: Some(small()), ..Default::default() };
+    refused(api.sandboxes().create_sandbox(create).await, Reason::CapacityExceeded);
+    // Nothing is told that is not so, and what needs no record goes on.
+    assert_eq!(Some(get(&api, &sandbox.id()).await?), last);
+    assert_eq!(sandbox.sh("echo beside").await?, "beside\n");
+
+    fs::remove_file(filling)?;
+    let last = set(20_000).await?;
+    let other = TestSandbox::with(&api, small()).await?;
+    server.kill()?;
+    server.start_again().await?;
+    let api = server.api().await?;
+    assert_eq!(Some(get(&api, &sandbox.id()).await?), last);
+    assert_eq!(get(&api, &other.id()).await?, other.sandbox);
+    for sandbox in [sandbox, other] {
+        TestSandbox { api: api.clone(), sandbox: sandbox.sandbox.clone() }.destroy().await?;
+    }
+    server.stop().await?;
+    drop(disk);
     server.finish().await
 }

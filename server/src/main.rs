@@ -4,6 +4,7 @@ mod api;
 mod caller;
 mod client_config;
 mod config;
+mod fault;
 mod front;
 mod health;
 mod instance;
@@ -46,7 +47,10 @@ fn main() -> ExitCode {
 fn serve(config: Config) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log);
     let filter = filter.map_err(|error| Error::invalid_field("log", error.to_string()))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A log that cannot be written, on a full disk, must not end what is logged:
+    // the library would say so on the same standard error, and panic.
+    log.log_internal_errors(false).init();
     block_on(async {
         let stop = stop_signal()?;
         Server::build(config).await?.run(stop).await

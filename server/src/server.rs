@@ -17,6 +17,7 @@ use crate::{
     api::{Api, SandboxApi, SystemApi},
     client_config,
     config::Config,
+    fault::fault,
     front::{Dispatch, listen::Front},
     instance::{self, Instance},
     keys::{ApiKeys, derive_secret},
@@ -58,7 +59,7 @@ impl Server {
         let data = &config.data_dir;
         private_directory(data)?;
         let lock = lock(&data.join("lock")).await?;
-        let instance = Instance::of(data).map_err(|error| fault(data, &error))?;
+        let instance = Instance::of(data).map_err(|error| fault(data, error))?;
         let (store, origin) = recover::open(data)?;
         let store: Arc<dyn Store> = Arc::new(store);
         let exporter = Exporter::new(store.clone(), Files::below(data).export);
@@ -85,7 +86,7 @@ impl Server {
         keys.bootstrap(|key| client_config::write(clients, key, &url)).await?;
         client_config::refresh(clients, |key| keys.authenticate(key).is_ok(), &url)?;
         exporter.try_export().await;
-        fs::write(data.join("listen.addr"), front.address()?.to_string()).map_err(|error| fault(data, &error))?;
+        fs::write(data.join("listen.addr"), front.address()?.to_string()).map_err(|error| fault(data, error))?;
         Ok(Self { front, sandboxes, slots, keys, quotas: Quotas::new(config.quotas), exporter, instance, _lock: lock })
     }
 
@@ -125,7 +126,7 @@ impl Server {
 }
 
 fn private_directory(path: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| fault(path, &error))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| fault(path, error))
 }
 
 /// One server per data directory. A child that a killed server was about to
@@ -133,7 +134,7 @@ fn private_directory(path: &Path) -> Result<()> {
 async fn lock(path: &Path) -> Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     let file = options.create(true).truncate(false).write(true).mode(0o600).open(path);
-    let file = file.map_err(|error| fault(path, &error))?;
+    let file = file.map_err(|error| fault(path, error))?;
     let locked = async {
         while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             tokio::time::sleep(LOCK_RETRY).await;
@@ -174,8 +175,4 @@ async fn subnet(store: &dyn Store, instance: &Instance, config: &Config) -> Resu
     };
     store.commit(vec![], vec![Write::Put(SUBNET_KEY.into(), subnet.octets().to_vec())]).await?;
     Ok(subnet)
-}
-
-fn fault(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::internal(format!("{}: {error}", path.display()))
 }

@@ -4,12 +4,15 @@
 //! sled's own flush is sync_file_range, which does not survive a power loss, so
 //! the database file is synced here as well. Commits are counted, in the store
 //! and beside it, so that a store that lost some is known (recover.rs).
+//!
+//! Once a write has failed, as on a full disk, sled refuses all others. So it is
+//! closed then, and opened again as soon as the disk takes writes.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    path::Path,
-    sync::{Arc, Mutex},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -19,6 +22,7 @@ use sled::transaction::{ConflictableTransactionError, TransactionError, Transact
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{Condition, Store, Write, export::Dump, recover::Mark};
+use crate::fault::fault;
 
 /// How many commits there were, as a big-endian u64.
 pub(super) const COMMITS: &str = "meta/commits";
@@ -32,15 +36,34 @@ const WATCH_BACKLOG: usize = 4_096;
 /// How long a lock is waited for, and how often it is tried.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
+/// What a disk must have room for before the store is opened again: more than
+/// one of sled's segments.
+const ROOM_BYTES: usize = 2 << 20;
 /// Memory for pages.
 const CACHE_BYTES: u64 = 32 << 20;
 
 /// A [`Store`] in a directory.
 pub struct SledStore {
-    db: sled::Db,
+    database: Database,
     jobs: Option<mpsc::Sender<Job>>,
     changes: broadcast::Sender<Arc<[Write]>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// sled's database, while it is open. Only the writer closes and opens it.
+#[derive(Clone)]
+struct Database(Arc<RwLock<Option<sled::Db>>>);
+
+impl Database {
+    fn read<T>(&self, read: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T> {
+        let open = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let db = open.as_ref().ok_or_else(|| Error::internal("the store is not open"))?;
+        read(db).map_err(failed)
+    }
+
+    fn replace(&self, db: Option<sled::Db>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = db;
+    }
 }
 
 enum Job {
@@ -59,18 +82,23 @@ impl SledStore {
     /// Opens or makes the store in `directory`. Fails if another process has it.
     /// `mark` is told of commits.
     pub(super) fn open(directory: &Path, mark: Mark) -> Result<Self> {
-        let fail = |error: &dyn std::fmt::Display| {
-            Error::internal(format!("the store {} does not open: {error}", directory.display()))
-        };
-        let db = open(directory).map_err(|e| fail(&e))?;
-        let count = count(&db).map_err(|e| fail(&e))?;
-        let file = File::open(directory.join("db")).map_err(|e| fail(&e))?;
+        let (db, file, count) = open_whole(directory)?;
+        let database = Database(Arc::new(RwLock::new(Some(db))));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(WATCH_BACKLOG);
-        let writer = Writer { db: db.clone(), file, mark, count, changes: changes.clone() };
-        let writer =
-            std::thread::Builder::new().name("store".into()).spawn(move || writer.run(queue)).map_err(|e| fail(&e))?;
-        Ok(Self { db, jobs: Some(jobs), changes, writer: Mutex::new(Some(writer)) })
+        let writer = Writer {
+            directory: directory.to_owned(),
+            database: database.clone(),
+            file,
+            mark,
+            count,
+            acknowledged: count,
+            is_sound: true,
+            changes: changes.clone(),
+        };
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(queue));
+        let writer = thread.map_err(|error| Error::internal(format!("the store's thread does not start: {error}")))?;
+        Ok(Self { database, jobs: Some(jobs), changes, writer: Mutex::new(Some(writer)) })
     }
 }
 
@@ -96,11 +124,16 @@ impl Drop for SledStore {
 }
 
 struct Writer {
-    db: sled::Db,
+    directory: PathBuf,
+    database: Database,
     file: File,
     mark: Mark,
     /// Commits so far.
     count: u64,
+    /// Of which so many are known to be on disk.
+    acknowledged: u64,
+    /// No write has failed since the database was opened.
+    is_sound: bool,
     changes: broadcast::Sender<Arc<[Write]>>,
 }
 
@@ -115,7 +148,7 @@ impl Writer {
             self.commit(batch);
             if let Some(Job::Dump(answer)) = next {
                 // The caller may have left.
-                let _ = answer.send(dump(&self.db).map_err(|error| failed(&error)));
+                let _ = answer.send(self.dump());
             }
         }
     }
@@ -125,8 +158,11 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        let outcomes: Vec<_> = batch.into_iter().map(|commit| (self.apply(&commit), commit)).collect();
-        let durable = self.sync();
+        let ready = if self.is_sound { Ok(()) } else { self.open_again() };
+        let outcomes: Vec<_> =
+            batch.into_iter().map(|commit| (ready.clone().and_then(|()| self.apply(&commit)), commit)).collect();
+        let durable = ready.and_then(|()| self.sync());
+        self.note(&durable);
         for (outcome, commit) in outcomes {
             let outcome = durable.clone().and(outcome);
             if matches!(outcome, Ok(true)) {
@@ -138,15 +174,55 @@ impl Writer {
         }
     }
 
+    fn note(&mut self, durable: &Result<()>) {
+        match durable {
+            Ok(()) => self.acknowledged = self.count,
+            Err(error) if self.is_sound => {
+                tracing::error!(%error, "THE STORE CANNOT BE WRITTEN: nothing is made or changed until it can");
+                self.is_sound = false;
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// What is in memory only, because its write failed, goes: nobody was told
+    /// that it stands.
+    fn open_again(&mut self) -> Result<()> {
+        let room = self.directory.join("room");
+        let has_room = fs::write(&room, vec![0; ROOM_BYTES]).and_then(|()| File::open(&room)?.sync_all());
+        let _ = fs::remove_file(&room);
+        has_room.map_err(|error| fault(&room, error))?;
+        self.database.replace(None);
+        let (db, file, count) = open_whole(&self.directory)?;
+        if count < self.acknowledged {
+            return Err(Error::internal(format!(
+                "the store has {count} commits, and {} were acknowledged: restart the server, which makes it again",
+                self.acknowledged
+            )));
+        }
+        self.database.replace(Some(db));
+        (self.file, self.count, self.is_sound) = (file, count, true);
+        tracing::warn!(commits = count, acknowledged = self.acknowledged, "the store can be written again");
+        Ok(())
+    }
+
+    /// Of what is on disk.
+    fn dump(&mut self) -> Result<Dump> {
+        if !self.is_sound {
+            self.open_again()?;
+        }
+        self.database.read(dump)
+    }
+
     fn sync(&self) -> Result<()> {
-        self.db.flush().map_err(|error| Error::internal(format!("the store was not flushed: {error}")))?;
-        self.file.sync_data().map_err(|error| Error::internal(format!("the store was not synced: {error}")))?;
-        self.mark.set(self.count).map_err(|error| Error::internal(format!("commits were not counted: {error}")))
+        self.database.read(|db| db.flush().map(drop))?;
+        self.file.sync_data().map_err(|error| fault(&self.directory, error))?;
+        self.mark.set(self.count).map_err(|error| fault(&self.directory, error))
     }
 
     fn apply(&mut self, commit: &Commit) -> Result<bool> {
         let count = self.count + 1;
-        let outcome = self.db.transaction(|tree| {
+        let change = |tree: &TransactionalTree| {
             if !holds(tree, &commit.conditions)? {
                 return Err(ConflictableTransactionError::Abort(()));
             }
@@ -158,15 +234,14 @@ impl Writer {
             }
             tree.insert(COMMITS, &count.to_be_bytes())?;
             Ok(())
-        });
-        match outcome {
-            Ok(()) => {
-                self.count = count;
-                Ok(true)
-            }
+        };
+        let is_changed = self.database.read(|db| match db.transaction(change) {
+            Ok(()) => Ok(true),
             Err(TransactionError::Abort(())) => Ok(false),
-            Err(TransactionError::Storage(error)) => Err(failed(&error)),
-        }
+            Err(TransactionError::Storage(error)) => Err(error),
+        })?;
+        self.count += u64::from(is_changed);
+        Ok(is_changed)
     }
 }
 
@@ -188,6 +263,15 @@ pub(super) fn open(directory: &Path) -> sled::Result<sled::Db> {
     }
 }
 
+/// Opens a store, with the file that is synced and the count of its commits.
+fn open_whole(directory: &Path) -> Result<(sled::Db, File, u64)> {
+    let db = open(directory).map_err(failed)?;
+    let file = directory.join("db");
+    let opened = File::open(&file).map_err(|error| fault(&file, error))?;
+    let count = count(&db).map_err(failed)?;
+    Ok((db, opened, count))
+}
+
 /// sled says of a lock that it is an error of no kind.
 fn is_locked(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Other)
@@ -205,8 +289,11 @@ fn count(db: &sled::Db) -> sled::Result<u64> {
     Ok(value.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))).unwrap_or(0))
 }
 
-fn failed(error: &sled::Error) -> Error {
-    Error::internal(format!("the store failed: {error}"))
+fn failed(error: sled::Error) -> Error {
+    match error {
+        sled::Error::Io(error) => fault(Path::new("the store"), error),
+        error => Error::internal(format!("the store failed: {error}")),
+    }
 }
 
 fn holds(tree: &TransactionalTree, conditions: &[Condition]) -> Result<bool, ConflictableTransactionError<()>> {
@@ -225,7 +312,7 @@ fn holds(tree: &TransactionalTree, conditions: &[Condition]) -> Result<bool, Con
 #[tonic::async_trait]
 impl Store for SledStore {
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let value = self.db.get(key).map_err(|error| failed(&error))?;
+        let value = self.database.read(|db| db.get(key))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
@@ -239,15 +326,16 @@ impl Store for SledStore {
 
     async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>> {
         let start = after.map_or_else(|| prefix.as_bytes().to_vec(), |after| [after.as_bytes(), b"\0"].concat());
-        let mut entries = Vec::new();
-        for entry in self.db.range(start..).take(limit) {
-            let (key, value) = entry.map_err(|error| failed(&error))?;
-            if !key.starts_with(prefix.as_bytes()) {
-                break;
-            }
-            entries.push((String::from_utf8_lossy(&key).into_owned(), value.to_vec()));
-        }
-        Ok(entries)
+        let entries = |db: &sled::Db| {
+            let begin = |entry: &sled::Result<(sled::IVec, sled::IVec)>| {
+                entry.as_ref().map_or(true, |(key, _)| key.starts_with(prefix.as_bytes()))
+            };
+            let entries = db.range(start..).take(limit).take_while(begin);
+            entries
+                .map(|entry| entry.map(|(key, value)| (String::from_utf8_lossy(&key).into_owned(), value.to_vec())))
+                .collect()
+        };
+        self.database.read(entries)
     }
 
     fn watch(&self) -> broadcast::Receiver<Arc<[Write]>> {

@@ -21,7 +21,7 @@ use rustix::{
 };
 use tokio::io::Interest;
 
-use crate::{instance::Instance, runtime::event::Event};
+use crate::{fault::fault, instance::Instance, runtime::event::Event};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// What only the root of v2 has.
@@ -89,7 +89,7 @@ impl Group {
     /// Lets the host's limit be `bytes`, above what the sandbox sees.
     pub fn raise_memory(&self, bytes: u64) -> Result<()> {
         let file = self.file("memory", if self.unified { "memory.max" } else { "memory.limit_in_bytes" });
-        fs::write(&file, bytes.to_string()).map_err(|error| fault(&file, &error))
+        fs::write(&file, bytes.to_string()).map_err(|error| fault(&file, error))
     }
 
     /// Processor time of the group in nanoseconds.
@@ -108,16 +108,16 @@ impl Group {
     /// v1 tells by an eventfd.
     async fn memory_threshold(&self, threshold: u64) -> Result<()> {
         let usage_file = self.file("memory", "memory.usage_in_bytes");
-        let usage = fs::File::open(&usage_file).map_err(|error| fault(&usage_file, &error))?;
+        let usage = fs::File::open(&usage_file).map_err(|error| fault(&usage_file, error))?;
         let event =
-            eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(|error| fault(&usage_file, &error))?;
+            eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(|error| fault(&usage_file, error))?;
         let control = self.file("memory", "cgroup.event_control");
         let line = format!("{} {} {threshold}", event.as_raw_fd(), usage.as_raw_fd());
-        fs::write(&control, line).map_err(|error| fault(&control, &error))?;
-        let event = Event::new(event, Interest::READABLE).map_err(|error| fault(&control, &error))?;
+        fs::write(&control, line).map_err(|error| fault(&control, error))?;
+        let event = Event::new(event, Interest::READABLE).map_err(|error| fault(&control, error))?;
         // It may be above already: that is no event.
         if read_number(&usage_file)? < threshold {
-            event.happened(Interest::READABLE).await.map_err(|error| fault(&control, &error))?;
+            event.happened(Interest::READABLE).await.map_err(|error| fault(&control, error))?;
         }
         Ok(())
     }
@@ -127,8 +127,8 @@ impl Group {
     async fn memory_high(&self, threshold: u64) -> Result<()> {
         let (stat, events) = (self.file("memory", "memory.stat"), self.file("memory", "memory.events"));
         let before = read_field(&events, "high")?;
-        let file = fs::File::open(&events).map_err(|error| fault(&events, &error))?;
-        let file = Event::new(file, Interest::PRIORITY).map_err(|error| fault(&events, &error))?;
+        let file = fs::File::open(&events).map_err(|error| fault(&events, error))?;
+        let file = Event::new(file, Interest::PRIORITY).map_err(|error| fault(&events, error))?;
         let high = High(self.file("memory", "memory.high"));
         // The kernel would try in vain to bring these below it. One that a killed
         // server left is lifted here as well.
@@ -137,7 +137,7 @@ impl Group {
         }
         let high = high.set(threshold).await?;
         while read_field(&events, "high")? == before {
-            file.next(Interest::PRIORITY).await.map_err(|error| fault(&events, &error))?;
+            file.next(Interest::PRIORITY).await.map_err(|error| fault(&events, error))?;
         }
         drop(high);
         Ok(())
@@ -154,7 +154,7 @@ impl Group {
                     removed = false;
                     kill_tree(&path);
                 }
-                Err(error) => return Err(fault(&path, &error)),
+                Err(error) => return Err(fault(&path, error)),
             }
         }
         Ok(removed)
@@ -168,7 +168,7 @@ impl High {
     /// The kernel reclaims what is above before it answers, which can take long.
     async fn set(self, bytes: u64) -> Result<Self> {
         let set = tokio::task::spawn_blocking(move || {
-            fs::write(&self.0, bytes.to_string()).map_err(|error| fault(&self.0, &error))?;
+            fs::write(&self.0, bytes.to_string()).map_err(|error| fault(&self.0, error))?;
             Ok(self)
         });
         set.await.map_err(|error| Error::internal(format!("memory.high: {error}")))?
@@ -214,19 +214,15 @@ fn kill_tree(path: &Path) {
 }
 
 fn read_number(file: &Path) -> Result<u64> {
-    let text = fs::read_to_string(file).map_err(|error| fault(file, &error))?;
+    let text = fs::read_to_string(file).map_err(|error| fault(file, error))?;
     text.trim().parse().map_err(|error| Error::internal(format!("{}: {error}", file.display())))
 }
 
 /// A number that a line of a v2 file names.
 fn read_field(file: &Path, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(file).map_err(|error| fault(file, &error))?;
+    let text = fs::read_to_string(file).map_err(|error| fault(file, error))?;
     let number = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
     number.ok_or_else(|| Error::internal(format!("{}: no {name}", file.display())))
-}
-
-fn fault(file: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::internal(format!("{}: {error}", file.display()))
 }
 
 /// What the host allows a sandbox of `memory_mib` above its own limit: for the

@@ -18,7 +18,7 @@ use rustix::mount::UnmountFlags;
 use tokio::process::Command;
 
 use super::{Engine, Launch, Usage, process::Process};
-use crate::instance::Instance;
+use crate::{fault::fault, instance::Instance};
 
 /// What is kept beside an execution, in its directory.
 const NOTE: &str = "note.json";
@@ -105,7 +105,7 @@ impl Gvisor {
     }
 
     async fn start(&self, launch: &Launch, directory: &Path) -> Result<Process> {
-        let stderr = fs::File::create(directory.join("stderr.log")).map_err(|error| fault(directory, &error))?;
+        let stderr = fs::File::create(directory.join("stderr.log")).map_err(|error| fault(directory, error))?;
         let mut command = self.runsc(directory);
         command.args(spec::FLAGS).arg(format!(
             "--overlay2=root:dir={},size={}m",
@@ -114,7 +114,7 @@ impl Gvisor {
         ));
         command.args(["run", "--detach", "--bundle"]).arg(directory.join("bundle"));
         command.arg("--pid-file").arg(directory.join("pid")).arg(&launch.execution).stderr(stderr);
-        let mut child = command.spawn().map_err(|error| fault(&self.runsc, &error))?;
+        let mut child = command.spawn().map_err(|error| fault(&self.runsc, error))?;
         let status = tokio::time::timeout(START, child.wait()).await;
         match status {
             Ok(Ok(status)) if status.success() => {}
@@ -145,7 +145,7 @@ impl Gvisor {
                 continue;
             }
             match fs::remove_file(entry.path()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(&entry.path(), &error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(&entry.path(), error)),
                 _ => {}
             }
         }
@@ -188,7 +188,7 @@ impl Engine for Gvisor {
 
     async fn create(&self, launch: &Launch) -> Result<Process> {
         let directory = self.directory(&launch.execution);
-        self.prepare(launch, &directory).map_err(|error| fault(&directory, &error))?;
+        self.prepare(launch, &directory).map_err(|error| fault(&directory, error))?;
         match self.start(launch, &directory).await {
             Ok(process) => Ok(process),
             Err(error) => {
@@ -233,12 +233,12 @@ impl Engine for Gvisor {
             // Not synced: an execution does not outlive the host's kernel either.
             fs::rename(&fresh, directory.join(NOTE))
         };
-        write().map_err(|error| fault(&directory, &error))
+        write().map_err(|error| fault(&directory, error))
     }
 
     fn notes(&self) -> Result<BTreeMap<String, Vec<u8>>> {
         let directories = self.directories();
-        let entries = fs::read_dir(&directories).map_err(|error| fault(&directories, &error))?.flatten();
+        let entries = fs::read_dir(&directories).map_err(|error| fault(&directories, error))?.flatten();
         let notes = entries.filter_map(|entry| {
             let note = fs::read(entry.path().join(NOTE)).ok()?;
             Some((entry.file_name().into_string().ok()?, note))
@@ -270,7 +270,7 @@ impl Engine for Gvisor {
         delete.args(["delete", "--force", execution]).stderr(Stdio::piped());
         let output = tokio::time::timeout(END, delete.output()).await;
         let output = output.map_err(|_| Error::internal(format!("runsc delete {execution} does not end")))?;
-        let output = output.map_err(|error| fault(&self.runsc, &error))?;
+        let output = output.map_err(|error| fault(&self.runsc, error))?;
         if !output.status.success() {
             // What runsc does not know has no state; the rest is removed below.
             tracing::debug!(execution, stderr = %String::from_utf8_lossy(&output.stderr).trim(), "runsc delete");
@@ -278,7 +278,7 @@ impl Engine for Gvisor {
         self.remove_state(execution)?;
         self.remove_group(execution).await?;
         match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&directory, &error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&directory, error)),
             _ => Ok(()),
         }
     }
@@ -293,7 +293,7 @@ impl Engine for Gvisor {
         let leftover = self.state().join("null-netns");
         while rustix::mount::unmount(&leftover, UnmountFlags::DETACH).is_ok() {}
         match fs::remove_file(&leftover) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&leftover, &error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&leftover, error)),
             _ => Ok(()),
         }
     }
@@ -319,10 +319,6 @@ fn starter(execution: &str) -> Result<Option<Process>> {
         }
     }
     Ok(None)
-}
-
-fn fault(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::internal(format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
