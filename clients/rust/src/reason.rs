@@ -96,7 +96,7 @@ reasons! {
         StaleIncarnation,
         /// The template is unknown.
         TemplateNotFound,
-        /// The host has no room for another sandbox.
+        /// The host has no room for another sandbox, or its disk none for records.
         CapacityExceeded,
         /// The engine could not start the sandbox.
         SandboxStartFailed,
