@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Disk, Log, Needed};
+use super::{Disk, Log, Needed, STEP_BYTES};
 use crate::spawn;
 
 /// What every open log may keep, whatever the others do.
@@ -171,15 +171,24 @@ impl Budget {
         self.used.load(Ordering::Relaxed).saturating_sub(self.limit())
     }
 
+    /// What must have room on disk for the bound to hold: only whole parts go
+    /// there, and into whole blocks.
+    fn over_on_disk(&self) -> u64 {
+        match self.over() {
+            0 => 0,
+            over => (over + 2 * STEP_BYTES) as u64,
+        }
+    }
+
     /// Makes logs give way until the bound holds or nothing more can go. Called
     /// without any log's lock.
     pub(super) fn relieve(&self) {
-        self.free_disk(self.over() as u64);
+        self.free_disk(self.over_on_disk());
         let fresh = |closed: &Closed| if closed.at.elapsed() < FRESH { FRESH_BYTES } else { 0 };
         self.relieve_closed(Needed::ByAllHolders, fresh);
         // Those that went to disk just now leave it again before one that is open
         // loses anything.
-        self.free_disk(self.over() as u64);
+        self.free_disk(self.over_on_disk());
         self.relieve_open();
         // What a lost holder may come back for goes last: no process waits for it,
         // but others chose to lose output rather than to wait.

@@ -513,3 +513,22 @@ async fn closed_logs_leave_the_disk_first_and_the_oldest_before_others() {
     assert_eq!(held.range().0, 0);
     assert!(kept(&open) >= 8, "{}", kept(&open));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_open_log_loses_nothing_while_closed_ones_are_on_disk() {
+    // Parts of many sizes, for which whole blocks must be found.
+    for largest in [65_537, 1_048_573] {
+        let budget = budget(2 << 20, 24 << 20);
+        let (mut closed, mut part) = (Vec::new(), 1);
+        for round in 0..60 {
+            let log = Log::new(64 << 20, Overflow::Truncate, &budget);
+            while log.range().1 < 14 << 20 {
+                part = part * 75 % largest;
+                log.append(1, Bytes::from(vec![1; part]));
+                assert_eq!(log.range().0, 0, "at {} of log {round}", log.range().1);
+            }
+            log.close();
+            closed.push(log);
+        }
+    }
+}
