@@ -11,7 +11,7 @@ left_of() {
     namespaces_of "$instance" | sed 's/^/network namespace /'
     links_of "$instance" | sed 's/^/link /'
     tables_of "$instance" | sed 's/^/rules: table /'
-    rules_of "$instance" | sed 's/^/rule of ip filter: /'
+    rules_of "$instance" | sed 's/^/rule of ip filter FORWARD, handle /'
     cgroups_of "$instance" | sed 's/^/control group /'
     for pid in $(processes_of "$instance" "$data"); do
         echo "process $pid ($(command_of "$pid"))"

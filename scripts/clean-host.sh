@@ -62,7 +62,7 @@ stop_server() {
 }
 
 remove() {
-    local id=$1 data=${2:-} pid name chain handle
+    local id=$1 data=${2:-} pid name
     # The engine's parent may start another process while one is being ended.
     for _ in 1 2 3; do
         for pid in $(processes_of "$id" "$data"); do
@@ -85,9 +85,9 @@ remove() {
         # shellcheck disable=SC2086
         nft delete table $name
     done < <(tables_of "$id")
-    while read -r chain handle; do
-        say "rule of ip filter $chain"
-        nft delete rule ip filter "$chain" handle "$handle"
+    while read -r name; do
+        say "rule of ip filter FORWARD, handle $name"
+        nft delete rule ip filter FORWARD handle "$name"
     done < <(rules_of "$id")
     while read -r name; do
         say "control group $name"

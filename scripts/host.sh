@@ -16,10 +16,10 @@ tables_of() {
     nft list tables 2>/dev/null | sed -n "s/^table \(inet nullspace_$1\)$/\1/p"
 }
 
-# Rules in iptables' table: chain and handle.
+# Handles of rules in iptables' FORWARD.
 rules_of() {
-    { nft -a list table ip filter 2>/dev/null || true; } |
-        awk -v mark="comment \"nullspace-$1\"" '$1 == "chain" { chain = $2 } index($0, mark) { print chain, $NF }'
+    { nft -a list chain ip filter FORWARD 2>/dev/null || true; } |
+        awk -v mark="comment \"nullspace-$1\"" 'index($0, mark) { print $NF }'
 }
 
 # Deepest first. With cgroup v1 there is one tree for each controller.

@@ -12,6 +12,8 @@ CLIENTS=(buf go typescript java cpp)
 STEPS=(prerequisites packages server cli agent engine python stubs template)
 PACKAGES=(ca-certificates gcc iproute2 libc6-dev mmdebstrap mold nftables procps)
 CPP_PACKAGES=(cmake g++ libgrpc++-dev libprotobuf-dev libssl-dev pkgconf protobuf-compiler protobuf-compiler-grpc)
+# A firewall, beside which sandboxes must have a way out.
+TEST_PACKAGES=(iptables)
 STAMPS=$ROOT/target/stamps
 # Named together, so that they share one build of what they depend on.
 PROGRAMS=(-p nullspace-server -p nullspace-cli)
@@ -163,6 +165,10 @@ step_cpp() {
     stamp cpp "$inputs"
 }
 
+step_tests() {
+    install_packages "${TEST_PACKAGES[@]}"
+}
+
 # An asset is there when what it was made from is unchanged and the link leads
 # to what was installed from that.
 done_before() {
@@ -202,14 +208,15 @@ title() {
     typescript) echo "Client in TypeScript" ;;
     java) echo "Client in Java" ;;
     cpp) echo "Client in C++" ;;
-    *) die "no such step: $1 (there are ${STEPS[*]} ${CLIENTS[*]}, and run for the first ${#STEPS[@]})" ;;
+    tests) echo "Debian packages for tests" ;;
+    *) die "no such step: $1 (there are ${STEPS[*]} ${CLIENTS[*]} tests, and run for the first ${#STEPS[@]})" ;;
     esac
 }
 
 main() {
     local steps=("$@") number=0 started
     case $* in
-    '') steps=("${STEPS[@]}" "${CLIENTS[@]}") ;;
+    '') steps=("${STEPS[@]}" "${CLIENTS[@]}" tests) ;;
     run) steps=("${STEPS[@]}") ;;
     esac
     for step in "${steps[@]}"; do

@@ -14,7 +14,7 @@ use std::{
 };
 
 use nullspace_proto::{Error, Reason, Result};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -175,7 +175,7 @@ impl Slots {
     /// Keeps slots ready until told to stop, and the way out of them open. A slot
     /// that is being made then is made to its end, so that `close` finds it.
     pub async fn keep_ready(&self, stop: &CancellationToken) {
-        let mut passage = tokio::time::interval(PASSAGE_EVERY);
+        let mut passage = interval_at(tokio::time::Instant::now() + PASSAGE_EVERY, PASSAGE_EVERY);
         while !stop.is_cancelled() {
             if self.lock().ready.len() < self.ready_target && self.make_ready().await {
                 continue;

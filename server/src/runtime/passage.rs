@@ -1,17 +1,19 @@
 //! A way through the rules of others. A packet goes on only if every chain of a
 //! hook accepts it, and Docker and ufw let theirs, iptables' FORWARD, drop what
-//! they do not know. There, and only there, what sandboxes send and its answers
-//! are accepted; what a sandbox may reach is still decided by our own chains.
+//! comes to its end. There, behind all other rules, what sandboxes send and are
+//! sent is accepted; what a sandbox may reach, and what may reach it, is still
+//! decided by our own chains.
+//!
+//! The rules are such as iptables itself can show. With any other in its table, a
+//! match of connection states for one, it would refuse to work there at all, and
+//! Docker with it.
 
 use nullspace_proto::{Error, Result};
 use serde_json::Value;
 
 use super::command::run_for;
 
-const TABLE: &str = "ip filter";
-const FORWARD: &str = "FORWARD";
-/// Docker leaves this chain, to which its FORWARD goes first, to others.
-const FOR_OTHERS: &str = "DOCKER-USER";
+const CHAIN: &str = "ip filter FORWARD";
 /// Out, and back in.
 const RULES: usize = 2;
 
@@ -23,12 +25,6 @@ pub struct Passage {
     links: String,
 }
 
-/// A rule of ours.
-struct Rule {
-    chain: String,
-    handle: u64,
-}
-
 impl Passage {
     /// For links whose names begin with `prefix`.
     pub fn new(owner: String, prefix: &str) -> Self {
@@ -38,16 +34,15 @@ impl Passage {
     /// Opens the way, if something stands in it.
     pub async fn open(&self) -> Result<()> {
         let table = self.table().await;
-        let Some(chain) = chain_to_open(&table) else { return Ok(()) };
         let rules = self.rules(&table);
-        if rules.len() == RULES && rules.iter().all(|rule| rule.chain == chain) {
+        if !drops(&table) || rules.len() == RULES {
             return Ok(());
         }
-        tracing::info!(chain, "the host's firewall forwards nothing by itself; sandboxes are let through");
+        tracing::info!("the host's firewall forwards nothing by itself; sandboxes are let through");
         let (owner, links) = (&self.owner, &self.links);
         let opened = format!(
-            "insert rule {TABLE} {chain} oifname \"{links}\" ct state established,related accept comment \"{owner}\"\n\
-             insert rule {TABLE} {chain} iifname \"{links}\" accept comment \"{owner}\"\n"
+            "add rule {CHAIN} iifname \"{links}\" counter accept comment \"{owner}\"\n\
+             add rule {CHAIN} oifname \"{links}\" counter accept comment \"{owner}\"\n"
         );
         self.apply(&(deletions(&rules) + &opened)).await
     }
@@ -70,22 +65,18 @@ impl Passage {
         parsed.and_then(|mut json: Value| json["nftables"].as_array_mut().map(std::mem::take)).unwrap_or_default()
     }
 
-    fn rules(&self, table: &[Value]) -> Vec<Rule> {
+    /// Handles of our rules.
+    fn rules(&self, table: &[Value]) -> Vec<u64> {
         let rules = table.iter().map(|thing| &thing["rule"]).filter(|rule| rule["comment"] == self.owner.as_str());
-        let named = rules.filter_map(|rule| {
-            Some(Rule { chain: rule["chain"].as_str()?.to_owned(), handle: rule["handle"].as_u64()? })
-        });
-        named.collect()
+        rules.filter_map(|rule| rule["handle"].as_u64()).collect()
     }
 }
 
-/// Where rules must be for packets to go on.
-fn chain_to_open(table: &[Value]) -> Option<&'static str> {
-    let chain = |name: &str| table.iter().map(|thing| &thing["chain"]).find(|chain| chain["name"] == name);
-    chain(FORWARD).filter(|chain| chain["policy"] == "drop")?;
-    Some(if chain(FOR_OTHERS).is_some() { FOR_OTHERS } else { FORWARD })
+/// Whether what no rule decides is not forwarded.
+fn drops(table: &[Value]) -> bool {
+    table.iter().map(|thing| &thing["chain"]).any(|chain| chain["name"] == "FORWARD" && chain["policy"] == "drop")
 }
 
-fn deletions(rules: &[Rule]) -> String {
-    rules.iter().map(|Rule { chain, handle }| format!("delete rule {TABLE} {chain} handle {handle}\n")).collect()
+fn deletions(rules: &[u64]) -> String {
+    rules.iter().map(|handle| format!("delete rule {CHAIN} handle {handle}\n")).collect()
 }
