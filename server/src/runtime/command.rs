@@ -1,6 +1,6 @@
 //! Runs a tool of the host to its end, under a time limit.
 
-use std::{ffi::OsStr, fs, process::Stdio, time::Duration};
+use std::{ffi::OsStr, process::Stdio, time::Duration};
 
 use nullspace_proto::{Error, Result};
 use tokio::{io::AsyncWriteExt as _, process::Command};
@@ -35,7 +35,8 @@ pub async fn run_for<S: AsRef<OsStr>>(
 /// Waits until the tools of an owner that was killed have ended. One that does
 /// not is ended.
 pub async fn wait_for_tools_of(owner: &str) -> Result<()> {
-    for tool in tools_of(owner)? {
+    let prefix = format!("{owner}/");
+    for tool in Process::find(|arguments| arguments[0].starts_with(prefix.as_bytes()))? {
         tracing::info!(pid = tool.pid, "waiting for a tool of an earlier server");
         if tokio::time::timeout(LIMIT, tool.ended()).await.is_err() {
             tracing::warn!(pid = tool.pid, "a tool of an earlier server does not end and is killed");
@@ -44,20 +45,6 @@ pub async fn wait_for_tools_of(owner: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn tools_of(owner: &str) -> Result<Vec<Process>> {
-    let prefix = format!("{owner}/");
-    let is_tool =
-        |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(prefix.as_bytes()));
-    let mut tools = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = pid.filter(|pid| is_tool(*pid)) else { continue };
-        // Looked at again: its number may have become another's before it was held.
-        tools.extend(Process::open(pid)?.filter(|tool| is_tool(tool.pid)));
-    }
-    Ok(tools)
 }
 
 async fn finish(program: &str, mut command: Command, input: &str) -> Result<String> {

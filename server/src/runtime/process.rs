@@ -1,13 +1,14 @@
 //! A process that is not our child, held by a pidfd: it cannot be confused with
 //! a later one of the same number, and its end is an event.
 
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 use nullspace_proto::{Error, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 
 use super::event::Event;
+use crate::fault::fault;
 
 /// A running or ended process.
 #[derive(Debug, Clone)]
@@ -29,6 +30,23 @@ impl Process {
         let end = Event::new(fd, Interest::READABLE);
         let end = end.map_err(|error| Error::internal(format!("process {pid} cannot be watched: {error}")))?;
         Ok(Some(Self { pid, end: Arc::new(end) }))
+    }
+
+    /// Those whose arguments are such.
+    pub fn find(is_such: impl Fn(&[&[u8]]) -> bool) -> Result<Vec<Self>> {
+        let is_such = |pid: i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            is_such(&line.split(|byte| *byte == 0).collect::<Vec<_>>())
+        };
+        let entries = fs::read_dir("/proc").map_err(|error| fault(Path::new("/proc"), error))?;
+        let mut found = Vec::new();
+        for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+            if is_such(pid) {
+                // Looked at again: its number may have become another's before it was held.
+                found.extend(Self::open(pid)?.filter(|process| is_such(process.pid)));
+            }
+        }
+        Ok(found)
     }
 
     /// Waits until it has ended.

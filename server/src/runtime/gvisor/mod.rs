@@ -305,20 +305,11 @@ fn private(path: &Path) -> io::Result<()> {
 
 /// The `runsc run` of an execution, if one runs. Its gofer names the same bundle.
 fn starter(execution: &str) -> Result<Option<Process>> {
-    let starts = |pid: i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut arguments = line.split(|byte| *byte == 0);
-        arguments.any(|argument| argument == b"run") && arguments.any(|last| last == execution.as_bytes())
+    let starts = |arguments: &[&[u8]]| {
+        let mut arguments = arguments.iter();
+        arguments.any(|argument| *argument == b"run") && arguments.any(|last| *last == execution.as_bytes())
     };
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = pid.filter(|pid| starts(*pid)) else { continue };
-        // Looked at again: its number may have become another's before it was held.
-        if let Some(process) = Process::open(pid)?.filter(|process| starts(process.pid)) {
-            return Ok(Some(process));
-        }
-    }
-    Ok(None)
+    Ok(Process::find(starts)?.pop())
 }
 
 #[cfg(test)]
