@@ -227,12 +227,16 @@ async fn a_lock_that_a_killed_server_left_for_a_moment_is_waited_for() -> Result
     server.kill()?;
     let lock = File::open(server.data().join("lock"))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    let log = server.data().join("server.log");
     let moment = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let waits = async || Ok(fs::read_to_string(&log)?.contains("waiting for an earlier server"));
+        eventually("it is waited for", Duration::from_secs(20), waits).await?;
         drop(lock);
+        Result::Ok(())
     };
-    let (started, ()) = tokio::join!(server.start_again(), moment);
+    let (started, ended): (Result, Result) = tokio::join!(server.start_again(), moment);
     started?;
+    ended?;
     server.finish().await
 }
 

@@ -135,8 +135,13 @@ async fn lock(path: &Path) -> Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     let file = options.create(true).truncate(false).write(true).mode(0o600).open(path);
     let file = file.map_err(|error| fault(path, error))?;
+    let is_locked = || flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    if is_locked() {
+        return Ok(file);
+    }
+    tracing::info!(lock = %path.display(), "waiting for an earlier server to be gone");
     let locked = async {
-        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        while !is_locked() {
             tokio::time::sleep(LOCK_RETRY).await;
         }
     };
