@@ -8,10 +8,10 @@ use std::{
 };
 
 use nullspace_proto::{
-    Reason,
+    Reason, id,
     v1::{
-        CreateApiKeyRequest, CreateSandboxRequest, GetSandboxRequest, RotateApiKeyRequest, Sandbox, SandboxState,
-        SetSandboxTimeoutRequest, WhoAmIRequest,
+        CreateApiKeyRequest, CreateSandboxRequest, GetSandboxRequest, RotateApiKeyRequest, Sandbox, SandboxSpec,
+        SandboxState, SetSandboxTimeoutRequest, WhoAmIRequest,
     },
 };
 use nullspace_tests::{Api, Result, Server, TestSandbox, eventually, refused, small};
@@ -135,13 +135,13 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     fn on(data: &Path) -> Result<Self> {
-        mount("small", data, "tmpfs", MountFlags::empty(), Some(c"size=48m,mode=700"))?;
+        mount("small", data, "tmpfs", MountFlags::empty(), Some(c"size=160m,mode=700"))?;
         Ok(Self(data.to_owned()))
     }
 
     /// Takes all that is left of it, as something else on the host does.
-    fn fill(&self) -> Result<PathBuf> {
-        let path = self.0.join("something-else");
+    fn fill(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join(name);
         let mut file = fs::File::create(&path)?;
         while file.write_all(&[1; 4_096]).is_ok() {}
         Ok(path)
@@ -161,35 +161,53 @@ async fn a_full_disk_of_the_host_is_said_and_passes() -> Result {
     let disk = SmallDisk::on(server.data())?;
     server.start_again().await?;
     let api = server.api().await?;
-    let sandbox = TestSandbox::with(&api, small()).await?;
+    let note = prost_types::Value::from("n".repeat(32 << 10));
+    let metadata = prost_types::Struct { fields: [("note".to_owned(), note)].into() };
+    let sandbox = TestSandbox::with(&api, SandboxSpec { metadata: Some(metadata), ..small() }).await?;
+    let large = TestSandbox::with(&api, small()).await?;
     let set = async |seconds: i64| {
         let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
-        let request = SetSandboxTimeoutRequest { sandbox_id: sandbox.id(), timeout, ..Default::default() };
+        // With a key its answer, the whole sandbox, is kept.
+        let (sandbox_id, idempotency_key) = (sandbox.id(), id::request());
+        let request = SetSandboxTimeoutRequest { sandbox_id, idempotency_key, timeout, ..Default::default() };
         api.sandboxes().set_sandbox_timeout(request).await.map(|answer| answer.into_inner().sandbox)
     };
-    let filling = disk.fill()?;
-    // The store has a little room of its own, which these use up.
-    let (mut last, mut refusal) = (None, None);
-    for seconds in 1_000..11_000 {
-        match set(seconds).await {
-            Ok(sandbox) => last = sandbox,
-            Err(status) => {
-                refusal = Some(status);
-                break;
-            }
-        }
-    }
-    refused(Err::<(), _>(refusal.ok_or("the store is never full")?), Reason::CapacityExceeded);
+    // A sandbox fills it, and can be destroyed, which frees it.
+    large.sh("cat /dev/zero > /workspace/large || true").await?;
     let create = CreateSandboxRequest { spec: Some(small()), ..Default::default() };
+    refused(api.sandboxes().create_sandbox(create.clone()).await, Reason::CapacityExceeded);
+    assert_eq!(large.destroy().await?.state(), SandboxState::Destroyed);
+    TestSandbox::with(&api, small()).await?.destroy().await?;
+
+    // Something else takes it all, and what was kept for records as well.
+    let first = disk.fill("first")?;
+    let last = set(1_000).await?;
+    let second = disk.fill("second")?;
+    refused(set(2_000).await, Reason::CapacityExceeded);
+    // Each of these is logged, which fails as well.
+    let stranger = api.with_key(Some("not-a-key"))?;
+    for _ in 0..100 {
+        refused(stranger.system().who_am_i(WhoAmIRequest {}).await, Reason::ApiKeyInvalid);
+    }
     refused(api.sandboxes().create_sandbox(create).await, Reason::CapacityExceeded);
     // Nothing is told that is not so, and what needs no record goes on.
     assert_eq!(Some(get(&api, &sandbox.id()).await?), last);
     assert_eq!(sandbox.sh("echo beside").await?, "beside\n");
 
-    fs::remove_file(filling)?;
-    let last = set(20_000).await?;
+    fs::remove_file(second)?;
+    fs::remove_file(first)?;
+    set(3_000).await?;
     let other = TestSandbox::with(&api, small()).await?;
+    let (first, second) = (disk.fill("first")?, disk.fill("second")?);
+    let last = set(4_000).await?;
+    let third = disk.fill("third")?;
     server.kill()?;
+    let error = server.start_again().await.err().ok_or("it started")?.to_string();
+    // Why, it tells a log that can be written.
+    assert!(error.contains("ended with exit status: 1"), "{error}");
+    for filling in [first, second, third] {
+        fs::remove_file(filling)?;
+    }
     server.start_again().await?;
     let api = server.api().await?;
     assert_eq!(Some(get(&api, &sandbox.id()).await?), last);

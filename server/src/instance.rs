@@ -19,7 +19,11 @@ impl Instance {
         let path = fs::canonicalize(data)?;
         let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
         let id = hex::encode(&digest[..4]);
-        fs::write(data.join("instance"), format!("{id}\n"))?;
+        let (file, line) = (data.join("instance"), format!("{id}\n"));
+        // On a full disk what is there must stay.
+        if fs::read(&file).ok().as_deref() != Some(line.as_bytes()) {
+            fs::write(file, line)?;
+        }
         Ok(Self(id))
     }
 

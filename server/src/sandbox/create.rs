@@ -67,6 +67,7 @@ impl Sandboxes {
 
     async fn make(self: Arc<Self>, owner: String, wanted: Wanted, ticket: Ticket) -> Result<Arc<Record>> {
         let (spec, plan) = self.resolve(wanted)?;
+        self.store.check_room()?;
         let _turn = self.warm.begin(&plan.shape.kind);
         let member = self.warm.take(&plan.shape);
         let execution = match &member {

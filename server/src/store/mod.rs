@@ -5,6 +5,7 @@ pub mod export;
 pub mod idempotency;
 pub mod recover;
 pub mod sled;
+mod space;
 
 use std::sync::Arc;
 
@@ -30,6 +31,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Everything, as of one moment between two commits.
     async fn dump(&self) -> Result<Dump>;
+
+    /// Fails where there is no room for anything new. What only changes or ends
+    /// what there is does not ask: for that some room is kept.
+    fn check_room(&self) -> Result<()>;
 
     /// Changes from now on, in the order of their commits. A receiver that falls
     /// behind is told how many it missed, and blocks no writer.

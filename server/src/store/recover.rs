@@ -19,6 +19,7 @@ use nullspace_proto::{Error, Result};
 use super::{
     export::Dump,
     sled::{COMMITS, SledStore},
+    space::Space,
 };
 
 /// Whether a store is as it was left.
@@ -38,12 +39,20 @@ pub struct Files {
     pub mark: PathBuf,
     /// The newest export.
     pub export: PathBuf,
+    /// Keeps room on the disk.
+    pub room: PathBuf,
 }
 
 impl Files {
     /// Below `data`.
     pub fn below(data: &Path) -> Self {
-        Self { store: data.join("store"), mark: data.join("store.mark"), export: data.join("store.export") }
+        let beside = |name: &str| data.join(name);
+        Self {
+            store: beside("store"),
+            mark: beside("store.mark"),
+            export: beside("store.export"),
+            room: beside("store.room"),
+        }
     }
 }
 
@@ -54,10 +63,12 @@ pub fn open(data: &Path) -> Result<(SledStore, Origin)> {
     let mark = Mark::open(&files.mark).map_err(fault)?;
     let expected = mark.read().or_else(|| Dump::read(&files.export).map(|dump| dump.commits)).unwrap_or(0);
     make_directory(&files.store).map_err(fault)?;
+    let space = Space::of(&files.store, &files.room);
+    space.for_commits(1)?;
     let found = inspect(&files.store)?;
     let has = found.as_ref().map_or(0, |dump| dump.commits);
     if found.is_some() && has >= expected {
-        return Ok((SledStore::open(&files.store, mark)?, Origin::AsLeft));
+        return Ok((SledStore::open(&files.store, mark, space)?, Origin::AsLeft));
     }
     tracing::error!(
         directory = %files.store.display(), commits = has, acknowledged = expected, opens = found.is_some(),
@@ -75,7 +86,7 @@ pub fn open(data: &Path) -> Result<(SledStore, Origin)> {
         return Err(Error::internal(message));
     };
     rebuild(&files, newest, expected).map_err(fault)?;
-    Ok((SledStore::open(&files.store, mark)?, Origin::Rebuilt))
+    Ok((SledStore::open(&files.store, mark, space)?, Origin::Rebuilt))
 }
 
 /// Reads all of the store. `None`: it does not open, or not all can be read.
@@ -140,7 +151,8 @@ fn make_directory(path: &Path) -> io::Result<()> {
 pub struct Mark(File);
 
 impl Mark {
-    fn open(path: &Path) -> io::Result<Self> {
+    /// The file at `path`, which is made if there is none.
+    pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = fs::OpenOptions::new();
         Ok(Self(options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?))
     }

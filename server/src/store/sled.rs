@@ -5,11 +5,11 @@
 //! the database file is synced here as well. Commits are counted, in the store
 //! and beside it, so that a store that lost some is known (recover.rs).
 //!
-//! Once a write has failed, as on a full disk, sled refuses all others. So it is
-//! closed then, and opened again as soon as the disk takes writes.
+//! Once a write has failed, sled refuses all others. So it is closed then, and
+//! opened again for the next commit. A full disk is none of these (space.rs).
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -21,7 +21,7 @@ use nullspace_proto::{Error, Result};
 use sled::transaction::{ConflictableTransactionError, TransactionError, TransactionalTree};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{Condition, Store, Write, export::Dump, recover::Mark};
+use super::{Condition, Store, Write, export::Dump, recover::Mark, space::Space};
 use crate::fault::fault;
 
 /// How many commits there were, as a big-endian u64.
@@ -36,15 +36,13 @@ const WATCH_BACKLOG: usize = 4_096;
 /// How long a lock is waited for, and how often it is tried.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
-/// What a disk must have room for before the store is opened again: more than
-/// one of sled's segments.
-const ROOM_BYTES: usize = 2 << 20;
 /// Memory for pages.
 const CACHE_BYTES: u64 = 32 << 20;
 
 /// A [`Store`] in a directory.
 pub struct SledStore {
     database: Database,
+    space: Space,
     jobs: Option<mpsc::Sender<Job>>,
     changes: broadcast::Sender<Arc<[Write]>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -80,8 +78,8 @@ struct Commit {
 
 impl SledStore {
     /// Opens or makes the store in `directory`. Fails if another process has it.
-    /// `mark` is told of commits.
-    pub(super) fn open(directory: &Path, mark: Mark) -> Result<Self> {
+    /// `mark` is told of commits, for which `space` has room.
+    pub(super) fn open(directory: &Path, mark: Mark, space: Space) -> Result<Self> {
         let (db, file, count) = open_whole(directory)?;
         let database = Database(Arc::new(RwLock::new(Some(db))));
         let (jobs, queue) = mpsc::channel(QUEUE);
@@ -90,6 +88,7 @@ impl SledStore {
             directory: directory.to_owned(),
             database: database.clone(),
             file,
+            space: space.clone(),
             mark,
             count,
             acknowledged: count,
@@ -98,7 +97,7 @@ impl SledStore {
         };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(queue));
         let writer = thread.map_err(|error| Error::internal(format!("the store's thread does not start: {error}")))?;
-        Ok(Self { database, jobs: Some(jobs), changes, writer: Mutex::new(Some(writer)) })
+        Ok(Self { database, space, jobs: Some(jobs), changes, writer: Mutex::new(Some(writer)) })
     }
 }
 
@@ -127,6 +126,7 @@ struct Writer {
     directory: PathBuf,
     database: Database,
     file: File,
+    space: Space,
     mark: Mark,
     /// Commits so far.
     count: u64,
@@ -140,12 +140,14 @@ struct Writer {
 impl Writer {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
+            let room = self.space.for_commits(BATCH);
+            let most = room.as_ref().map_or(BATCH, |room| *room);
             let (mut batch, mut next) = (Vec::new(), Some(first));
             while let Some(Job::Commit(commit)) = next {
                 batch.push(commit);
-                next = if batch.len() < BATCH { queue.try_recv().ok() } else { None };
+                next = if batch.len() < most { queue.try_recv().ok() } else { None };
             }
-            self.commit(batch);
+            self.commit(batch, room.map(drop));
             if let Some(Job::Dump(answer)) = next {
                 // The caller may have left.
                 let _ = answer.send(self.dump());
@@ -154,15 +156,14 @@ impl Writer {
     }
 
     /// Applies each commit, makes all durable, and only then answers.
-    fn commit(&mut self, batch: Vec<Commit>) {
+    fn commit(&mut self, batch: Vec<Commit>, has_room: Result<()>) {
         if batch.is_empty() {
             return;
         }
-        let ready = if self.is_sound { Ok(()) } else { self.open_again() };
+        let ready = has_room.and_then(|()| if self.is_sound { Ok(()) } else { self.open_again() });
         let outcomes: Vec<_> =
             batch.into_iter().map(|commit| (ready.clone().and_then(|()| self.apply(&commit)), commit)).collect();
         let durable = ready.and_then(|()| self.sync());
-        self.note(&durable);
         for (outcome, commit) in outcomes {
             let outcome = durable.clone().and(outcome);
             if matches!(outcome, Ok(true)) {
@@ -174,24 +175,9 @@ impl Writer {
         }
     }
 
-    fn note(&mut self, durable: &Result<()>) {
-        match durable {
-            Ok(()) => self.acknowledged = self.count,
-            Err(error) if self.is_sound => {
-                tracing::error!(%error, "THE STORE CANNOT BE WRITTEN: nothing is made or changed until it can");
-                self.is_sound = false;
-            }
-            Err(_) => {}
-        }
-    }
-
     /// What is in memory only, because its write failed, goes: nobody was told
     /// that it stands.
     fn open_again(&mut self) -> Result<()> {
-        let room = self.directory.join("room");
-        let has_room = fs::write(&room, vec![0; ROOM_BYTES]).and_then(|()| File::open(&room)?.sync_all());
-        let _ = fs::remove_file(&room);
-        has_room.map_err(|error| fault(&room, error))?;
         self.database.replace(None);
         let (db, file, count) = open_whole(&self.directory)?;
         if count < self.acknowledged {
@@ -214,10 +200,21 @@ impl Writer {
         self.database.read(dump)
     }
 
-    fn sync(&self) -> Result<()> {
-        self.database.read(|db| db.flush().map(drop))?;
-        self.file.sync_data().map_err(|error| fault(&self.directory, error))?;
-        self.mark.set(self.count).map_err(|error| fault(&self.directory, error))
+    fn sync(&mut self) -> Result<()> {
+        let written = self.database.read(|db| db.flush().map(drop)).and_then(|()| {
+            self.file
+                .sync_data()
+                .and_then(|()| self.mark.set(self.count))
+                .map_err(|error| fault(&self.directory, error))
+        });
+        match &written {
+            Ok(()) => self.acknowledged = self.count,
+            Err(error) => {
+                tracing::error!(%error, "THE STORE CANNOT BE WRITTEN: nothing is made or changed until it can");
+                self.is_sound = false;
+            }
+        }
+        written
     }
 
     fn apply(&mut self, commit: &Commit) -> Result<bool> {
@@ -338,7 +335,61 @@ impl Store for SledStore {
         self.database.read(entries)
     }
 
+    fn check_room(&self) -> Result<()> {
+        self.space.check()
+    }
+
     fn watch(&self) -> broadcast::Receiver<Arc<[Write]>> {
         self.changes.subscribe()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+
+    use super::*;
+    use crate::store::recover::Files;
+
+    struct Disk(PathBuf);
+
+    impl Drop for Disk {
+        fn drop(&mut self) {
+            let _ = unmount(&self.0, UnmountFlags::DETACH);
+        }
+    }
+
+    async fn put(store: &SledStore, n: u32) -> Result<bool> {
+        store.commit(vec![], vec![Write::Put(format!("n/{n:06}"), vec![7; 1_000])]).await
+    }
+
+    /// Where nobody looks for room before, so that writes fail.
+    #[tokio::test]
+    async fn a_store_that_could_not_be_written_is_opened_again() {
+        let directory = crate::tests::temporary_directory("unwritten");
+        let disk = Disk(directory.path().to_owned());
+        mount("store", &disk.0, "tmpfs", MountFlags::empty(), Some(c"size=4m")).unwrap();
+        let (files, elsewhere) = (Files::below(&disk.0), std::env::temp_dir());
+        std::fs::create_dir(&files.store).unwrap();
+        let open = || {
+            let space = Space::of(&elsewhere, &elsewhere.join("no/such/file"));
+            SledStore::open(&files.store, Mark::open(&files.mark).unwrap(), space).unwrap()
+        };
+        let store = open();
+        let mut acknowledged = 0;
+        while put(&store, acknowledged).await.is_ok_and(|done| done) {
+            acknowledged += 1;
+            assert!(acknowledged < 100_000, "the disk is never full");
+        }
+        assert!(put(&store, acknowledged).await.is_err());
+        // More room than it had.
+        mount_remount(&disk.0, MountFlags::empty(), c"size=64m").unwrap();
+        for n in acknowledged..acknowledged + 100 {
+            assert!(put(&store, n).await.unwrap());
+        }
+        drop(store);
+        let found = open().scan("n/", None, usize::MAX).await.unwrap();
+        assert_eq!(found.len() as u32, acknowledged + 100);
     }
 }

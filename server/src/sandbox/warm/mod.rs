@@ -281,6 +281,7 @@ impl WarmPool {
     /// The record of a member is on disk before the member is, and says that it
     /// is ready only once it is.
     async fn make(&self, plan: &Plan) -> Result<Member> {
+        self.store.check_room()?;
         let execution = self.boots.reserve(plan.shape.kind.internet).await?;
         let booting = MemberRecord::booting(plan.shape.clone(), execution, BOOT_LIMIT);
         match self.start(plan, &booting).await {
