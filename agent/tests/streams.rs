@@ -409,6 +409,33 @@ async fn a_blocked_process_waits_for_its_holder_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_process_stays_near_a_holder_that_takes_output_as_it_comes() {
+    let sandbox = Sandbox::start().await;
+    let mut commands = sandbox.commands().await;
+    let spec = CommandSpec { overflow: Overflow::Block.into(), ..shell("head -c 500000000 /dev/zero") };
+    let hold = AttachOpen { client_id: "me".into(), hold: true, ..open("c", Some(spec)) };
+    let mut attached = Attached::open(&mut commands, hold).await.unwrap();
+    let (mut ahead, mut asked) = (Vec::new(), 0);
+    loop {
+        let frame = attached.next().await.unwrap().unwrap();
+        attached.check(&frame);
+        if matches!(frame, Frame::Exit(_)) {
+            break;
+        }
+        attached.send(In::Ack(OutputAck { offset: attached.offset }));
+        if attached.offset > asked + 10_000_000 {
+            asked = attached.offset;
+            let get = GetCommandRequest { command_id: "c".into(), ..Default::default() };
+            let info = commands.get_command(get).await.unwrap().into_inner().command.unwrap();
+            ahead.push(info.output_end - asked);
+        }
+    }
+    // A busy machine lets the reader stand still now and then.
+    ahead.sort_unstable();
+    assert!(ahead[ahead.len() / 2] < 24 << 20, "{ahead:?}");
+}
+
+#[tokio::test]
 async fn without_a_holder_a_process_waits_for_its_grace_and_goes_on() {
     let sandbox = Sandbox::start().await;
     let mut commands = sandbox.commands().await;

@@ -41,6 +41,9 @@ pub const BATCH_BYTES: u64 = 16 << 10;
 const ACK_BYTES: usize = 256 << 10;
 /// A writer that must wait for room gets about this much at a time.
 const STEP_BYTES: usize = 1 << 20;
+/// A holder is near that has no more than this to take, or half of what memory
+/// may have for all logs if that is less.
+const NEAR_BYTES: usize = 8 << 20;
 
 /// What happens when retention is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,6 +226,15 @@ impl Log {
             0 => Room::Full { until },
             bytes => Room::Bytes(bytes),
         }
+    }
+
+    /// What the slowest holder that is there has taken, if it is not near: what it
+    /// needs may leave memory for the disk.
+    pub fn left_behind(&self) -> Option<u64> {
+        let state = self.state();
+        let floor = state.present_floor();
+        let near = NEAR_BYTES.min(self.budget.limit() / 2) as u64;
+        (state.kept.end() - floor > near).then_some(floor)
     }
 
     /// Waits for a change after which `room` may say something else. Create it

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod input;
 mod launch;
+mod pace;
 pub mod read;
 mod supervise;
 pub mod table;

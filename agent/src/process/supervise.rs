@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Cause, Process};
+use super::{Cause, Process, pace::Pace};
 use crate::{
     log::{Log, Room},
     reap::{self, Ended},
@@ -157,6 +157,7 @@ impl Supervisor {
         let log = self.process.log.clone();
         let mut deadline = self.timeout.map_or(Deadline::None, |timeout| Deadline::Terminate(self.started + timeout));
         let mut running = true;
+        let mut pace = Pace::default();
         loop {
             if !running && self.stdout.is_none() && self.stderr.is_none() {
                 log.close();
@@ -171,6 +172,10 @@ impl Supervisor {
             let (room, until) = match log.room() {
                 Room::Bytes(bytes) => (bytes, None),
                 Room::Full { until } => (0, until),
+            };
+            let (room, until) = match pace.wait(log.left_behind(), Instant::now()) {
+                Some(patience) if room > 0 => (0, Some(patience)),
+                _ => (room, until),
             };
             tokio::select! {
                 ended = &mut self.ended, if running => {
