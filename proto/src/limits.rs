@@ -35,8 +35,9 @@ pub const BULK_STREAM_WINDOW: u32 = 4 << 20;
 pub const SMALL_STREAM_WINDOW: u32 = 64 << 10;
 /// Windows that one sandbox's connections may hold in the server.
 pub const SANDBOX_WINDOW_BUDGET: u64 = 256 * MIB;
-/// HTTP/2 towards agents: largest frame.
-pub const AGENT_FRAME_BYTES: u32 = 1 << 20;
+/// HTTP/2 towards agents: largest frame. A message with a whole chunk fits into
+/// one: else it would be sent as two.
+pub const AGENT_FRAME_BYTES: u32 = MAX_CHUNK_BYTES as u32 + (4 << 10);
 /// Where an agent listens, on every address of its sandbox.
 pub const AGENT_PORT: u16 = 1007;
 /// How long a connection to an agent may take.

@@ -93,12 +93,10 @@ impl Pipe {
     }
 
     fn pull_block(&self, log: &Log, max: usize) -> Result<(usize, usize), Errno> {
-        let fd = self.fd.get_ref();
-        // As large as what is there: nothing of the buffer is wasted while it is kept.
-        let there = rustix::io::ioctl_fionread(fd)? as usize;
-        let want = there.clamp(1, BLOCK_BYTES).min(max);
+        let want = max.min(BLOCK_BYTES);
         let mut block = Vec::with_capacity(want);
-        let n = retry_on_intr(|| rustix::io::read(fd, spare_capacity(&mut block)))?;
+        let n = retry_on_intr(|| rustix::io::read(self.fd.get_ref(), spare_capacity(&mut block)))?;
+        // What was not filled is given back, in place.
         log.append(self.tag, Bytes::from(block));
         Ok((n, want))
     }
