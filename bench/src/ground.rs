@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::Command, time::Duration};
 use nullspace::{Client, Sandbox};
 use nullspace_tests::{Bare, Result, Server, required};
 
-use crate::report::{median, ms};
+use crate::report::ms;
 
 /// Programs of the guest, compiled once.
 const GUEST_SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/guest/floor.c");
@@ -39,13 +39,13 @@ impl Ground {
         Ok(format!("{} {}", engine.name, engine.version))
     }
 
-    /// The middle time of `runsc run … /bin/true`, in ms.
-    pub fn bare_run(&mut self, count: usize) -> Result<f64> {
+    /// Times of `runsc run … /bin/true`, in ms.
+    pub fn bare_runs(&mut self, count: usize) -> Result<Vec<f64>> {
         let group = format!("nullspace-{}/bare", self.server.instance()?);
         // The first one reads files that the others find in memory.
         self.bare.run(&group, &["/bin/true"])?;
         let times: Result<Vec<_>> = (0..count).map(|_| self.bare.run(&group, &["/bin/true"])).collect();
-        Ok(median(&ms(times?)))
+        Ok(ms(times?))
     }
 
     /// Ends all that was made here.

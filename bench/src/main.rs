@@ -60,10 +60,9 @@ async fn run() -> Result {
 
 async fn measure(wanted: &[String], counts: Counts, ground: &mut Ground, report: &mut Report) -> Result {
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
-    let floor = ground.bare_run(counts.samples.min(20))?;
     if wants("create") {
-        let cold = life::cold(ground, counts, floor, report).await?;
-        life::pooled(counts, floor, cold, report).await?;
+        let middle = life::cold(ground, counts, report).await?;
+        life::pooled(counts, middle, report).await?;
     }
     if wants("command") {
         work::warm(ground, counts, report).await?;
