@@ -259,7 +259,9 @@ def command_spec(options: CommandOptions, checks: Checks) -> command_pb2.Command
     )
     if options.timeout is not None:
         spec.timeout.CopyFrom(checks.duration("spec.timeout", options.timeout))
-    if isinstance(options.args, str):
+    if not isinstance(options.cmd, str):
+        checks.fail("spec.argv.args", f"{options.cmd!r} is not a program: pass its arguments as args")
+    elif isinstance(options.args, str):
         checks.fail("spec.argv.args", "is a text; pass a list of arguments, or shell=True")
     elif options.shell and options.args:
         checks.fail("spec.argv.args", "cannot go with shell=True: write the arguments into the command line")

@@ -102,6 +102,9 @@ class TestProgram:
             ({"cmd": "true", "tag": "t" * 257}, "tag"),
             ({"cmd": "true", "user": "u" * 65}, "user"),
             ({"cmd": "\ud800"}, "argv.args"),
+            ({"cmd": ["echo", "hi"]}, "argv.args"),
+            ({"cmd": ["echo hi"], "shell": True}, "argv.args"),
+            ({"cmd": "echo", "args": "hi"}, "argv.args"),
         ],
     )
     @pytest.mark.parametrize("background", [False, True])
