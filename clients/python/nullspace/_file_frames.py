@@ -97,8 +97,10 @@ class FrameReader:
         """The bytes of a frame; may be none."""
         kind = frame.WhichOneof("frame")
         if kind == "data":
-            self._size += len(frame.data)
-            return frame.data
+            # Each look at the field is a copy.
+            data = frame.data
+            self._size += len(data)
+            return data
         if kind == "info":
             self._info = file_info(frame.info)
         elif kind == "end":
