@@ -19,13 +19,13 @@ use tokio::time::{sleep, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    fault::foreign,
     flow::Flow,
     process::{
         attach::{self, Attach},
         read::OutputReader,
         table::{Filter, Table},
     },
-    server::foreign,
 };
 
 /// CommandService over the commands of a sandbox.

@@ -5,6 +5,7 @@
 mod cgroup;
 mod command;
 mod control;
+mod fault;
 mod file;
 mod flow;
 pub mod log;
@@ -23,17 +24,10 @@ use std::{
     sync::Arc,
 };
 
-use nullspace_proto::{Error, limits};
+use nullspace_proto::limits;
 use tokio::net::TcpListener;
 
 pub use spawn::begin_clean;
-
-/// A fault of ours: told to the log, which the caller does not see.
-fn fault(what: impl Into<String>) -> Error {
-    let error = Error::internal(what);
-    eprintln!("nullspace-agent: {}", error.message());
-    error
-}
 
 /// What is different in a sandbox and in a test.
 #[derive(Debug, Clone)]

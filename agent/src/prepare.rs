@@ -14,7 +14,7 @@ use std::{
 
 use nullspace_proto::{Error, Result};
 
-use crate::{Config, cgroup::Programs, fault};
+use crate::{Config, cgroup::Programs, fault::fault};
 
 /// Largest file that is read from the control directory.
 const MAX_CONTROL_BYTES: u64 = 64 << 10;

@@ -31,6 +31,7 @@ use crate::{
     Config,
     command::CommandApi,
     control::{AgentApi, Control},
+    fault::foreign,
     file::FileApi,
     flow::Flow,
     log::{Budget, Disk},
@@ -148,16 +149,6 @@ fn ours(answer: Response<Body>) -> Response<Body> {
     match Status::from_header_map(answer.headers()) {
         Some(status) if status.code() != Code::Ok && status.details().is_empty() => refused(foreign(status)),
         _ => answer,
-    }
-}
-
-/// The error behind a status that is not ours.
-pub fn foreign(status: Status) -> Error {
-    match status.code() {
-        _ if Error::reason_of(&status).is_some() => status.into(),
-        Code::OutOfRange | Code::ResourceExhausted => Error::new(Reason::MessageTooLarge, status.message()),
-        Code::Unimplemented => Error::new(Reason::MethodUnknown, status.message()),
-        _ => Error::invalid_field("message", status.message()),
     }
 }
 

@@ -20,7 +20,12 @@ use nullspace_proto::{
 use tokio::{task::JoinHandle, time::timeout};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{control::Control, fault, flow::Flow, server::foreign, users::User};
+use crate::{
+    control::Control,
+    fault::{fault, foreign},
+    flow::Flow,
+    users::User,
+};
 use paths::Place;
 use reading::Reading;
 use writing::{Destination, Upload};

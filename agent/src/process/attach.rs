@@ -30,9 +30,9 @@ use super::{
     input::{Accepted, Offer},
 };
 use crate::{
+    fault::foreign,
     flow::Share,
     log::{Hold, Piece},
-    server::foreign,
 };
 
 /// Batches of frames that wait for a client that does not read.

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use crate::{
-    fault,
+    fault::fault,
     log::Log,
     reap,
     spawn::{Outcome, Reaped},

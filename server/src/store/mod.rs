@@ -3,6 +3,7 @@
 
 pub mod export;
 pub mod idempotency;
+mod mark;
 pub mod recover;
 pub mod sled;
 mod space;

@@ -8,7 +8,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -18,6 +18,7 @@ use nullspace_proto::{Error, Result};
 
 use super::{
     export::Dump,
+    mark::Mark,
     sled::{COMMITS, SledStore},
     space::Space,
 };
@@ -144,35 +145,6 @@ fn rebuild(files: &Files, mut from: Dump, acknowledged: u64) -> io::Result<()> {
 
 fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// How many commits were acknowledged, in a file of its own. It is not synced:
-/// after a power loss it may be behind the store, and never before it.
-pub struct Mark(File);
-
-impl Mark {
-    /// The file at `path`, which is made if there is none.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let mut options = fs::OpenOptions::new();
-        Ok(Self(options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?))
-    }
-
-    /// `None`: none was acknowledged yet, or the file is damaged.
-    fn read(&self) -> Option<u64> {
-        let mut bytes = [0; 16];
-        self.0.read_exact_at(&mut bytes, 0).ok()?;
-        let (count, check) = bytes.split_first_chunk::<8>()?;
-        let count = u64::from_le_bytes(*count);
-        (check == (!count).to_le_bytes()).then_some(count)
-    }
-
-    /// Notes that so many are on disk.
-    pub fn set(&self, commits: u64) -> io::Result<()> {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&commits.to_le_bytes());
-        bytes[8..].copy_from_slice(&(!commits).to_le_bytes());
-        self.0.write_all_at(&bytes, 0)
-    }
 }
 
 #[cfg(test)]

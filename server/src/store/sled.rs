@@ -21,7 +21,7 @@ use nullspace_proto::{Error, Result};
 use sled::transaction::{ConflictableTransactionError, TransactionError, TransactionalTree};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{Condition, Store, Write, export::Dump, recover::Mark, space::Space};
+use super::{Condition, Store, Write, export::Dump, mark::Mark, space::Space};
 use crate::fault::fault;
 
 /// How many commits there were, as a big-endian u64.
@@ -350,7 +350,6 @@ mod tests {
     use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
     use super::*;
-    use crate::store::recover::Files;
 
     struct Disk(PathBuf);
 
@@ -370,11 +369,11 @@ mod tests {
         let directory = crate::tests::temporary_directory("unwritten");
         let disk = Disk(directory.path().to_owned());
         mount("store", &disk.0, "tmpfs", MountFlags::empty(), Some(c"size=4m")).unwrap();
-        let (files, elsewhere) = (Files::below(&disk.0), std::env::temp_dir());
-        std::fs::create_dir(&files.store).unwrap();
+        let (records, mark, elsewhere) = (disk.0.join("store"), disk.0.join("mark"), std::env::temp_dir());
+        std::fs::create_dir(&records).unwrap();
         let open = || {
             let space = Space::of(&elsewhere, &elsewhere.join("no/such/file"));
-            SledStore::open(&files.store, Mark::open(&files.mark).unwrap(), space).unwrap()
+            SledStore::open(&records, Mark::open(&mark).unwrap(), space).unwrap()
         };
         let store = open();
         let mut acknowledged = 0;
