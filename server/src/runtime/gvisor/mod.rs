@@ -322,7 +322,15 @@ mod tests {
     /// A process with further arguments, which waits until its input is closed.
     fn waits(arguments: &[&str]) -> process::Child {
         let mut command = process::Command::new("sh");
-        command.args(["-c", "read line"]).args(arguments).stdin(Stdio::piped()).spawn().unwrap()
+        let child = command.args(["-c", "read line"]).args(arguments).stdin(Stdio::piped()).spawn().unwrap();
+        // It may still be on its way from one program to the other, without arguments.
+        let line = format!("/proc/{}/cmdline", child.id());
+        let limit = std::time::Instant::now() + Duration::from_secs(20);
+        while fs::read(&line).unwrap().is_empty() {
+            assert!(std::time::Instant::now() < limit, "it has no arguments");
+            std::thread::yield_now();
+        }
+        child
     }
 
     #[tokio::test]
