@@ -68,6 +68,17 @@ impl Outside {
         outside.children.push(quietly(&mut host)?);
         Ok(outside)
     }
+
+    /// Whether something there can call the agent of a sandbox, to which the host
+    /// is its way.
+    fn calls(&self, sandbox: &str) -> Result<bool> {
+        let name = &self.name;
+        run(&format!("ip -n {name} route replace {sandbox}/32 via {HOST}"))?;
+        let call = format!("curl -s --http2-prior-knowledge --connect-timeout 1 http://{sandbox}:1007/");
+        let mut curl = Command::new("sh");
+        curl.args(["-c", &format!("exec ip netns exec {name} {call}")]);
+        Ok(quietly(&mut curl)?.wait()?.success())
+    }
 }
 
 fn quietly(command: &mut Command) -> Result<Child> {
@@ -89,10 +100,16 @@ async fn fetch(sandbox: &TestSandbox, url: &str) -> Result<String> {
     sandbox.sh(&format!("curl -s --connect-timeout 1 --max-time 2 {url} || echo -")).await
 }
 
+/// Of a sandbox.
+async fn address(sandbox: &TestSandbox) -> Result<String> {
+    let own = "ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1";
+    Ok(sandbox.sh(own).await?.trim().to_owned())
+}
+
 #[tokio::test]
 async fn a_sandbox_reaches_what_it_may_and_nothing_else() -> Result {
     let _alone = ALONE.lock().await;
-    let _outside = Outside::new()?;
+    let outside = Outside::new()?;
     let server = Server::start(&["--dns", OUTSIDE]).await?;
     let api = server.api().await?;
     let one = TestSandbox::with(&api, small()).await?;
@@ -122,15 +139,16 @@ async fn a_sandbox_reaches_what_it_may_and_nothing_else() -> Result {
     assert_eq!(fetch(&one, &format!("http://{LINK_LOCAL}:8080/")).await?, "-\n");
 
     // Not another sandbox, neither its own services nor its agent.
-    let address = |said: String| said.trim().to_owned();
-    let own = "ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1";
-    let (first, second) = (address(one.sh(own).await?), address(two.sh(own).await?));
+    let (first, second) = (address(&one).await?, address(&two).await?);
     let _serving = two.start(nullspace_tests::shell("python3 -m http.server 8000")).await?;
     let up = async || Ok(fetch(&two, "http://127.0.0.1:8000/").await?.contains("<html"));
     eventually("the neighbour serves", std::time::Duration::from_secs(10), up).await?;
     for port in [8000, 1007] {
         assert_eq!(fetch(&one, &format!("--http2-prior-knowledge http://{second}:{port}/")).await?, "-\n");
     }
+
+    // Nor is it reached from there.
+    assert!(!outside.calls(&first)?);
 
     // Not under another's address.
     let forged = format!(
@@ -181,7 +199,7 @@ fn rules(instance: &str) -> Result<usize> {
 #[tokio::test]
 async fn a_firewall_that_forwards_nothing_lets_sandboxes_through() -> Result {
     let _alone = ALONE.lock().await;
-    let _outside = Outside::new()?;
+    let outside = Outside::new()?;
     let mut server = Server::start(&["--dns", OUTSIDE]).await?;
     let instance = server.instance()?;
     let (url, limit) = (format!("http://{OUTSIDE}:8080/"), std::time::Duration::from_secs(60));
@@ -204,6 +222,8 @@ async fn a_firewall_that_forwards_nothing_lets_sandboxes_through() -> Result {
         eventually("the outside answers", limit, open).await?;
         assert_eq!(fetch(&shut, &url).await?, "-\n");
         assert_eq!(rules(&instance)?, 2);
+        // What lets answers in lets nothing else in.
+        assert!(!outside.calls(&address(&sandbox).await?)?);
         drop((sandbox, shut));
         if !running {
             server.stop().await?;

@@ -42,8 +42,6 @@ impl Ground {
     /// Times of `runsc run … /bin/true`, in ms.
     pub fn bare_runs(&mut self, count: usize) -> Result<Vec<f64>> {
         let group = format!("nullspace-{}/bare", self.server.instance()?);
-        // The first one reads files that the others find in memory.
-        self.bare.run(&group, &["/bin/true"])?;
         let times: Result<Vec<_>> = (0..count).map(|_| self.bare.run(&group, &["/bin/true"])).collect();
         Ok(ms(times?))
     }

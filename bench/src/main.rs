@@ -14,6 +14,10 @@ use nullspace_tests::{Result, rounds};
 
 use crate::{ground::Ground, report::Report};
 
+/// Ours and what it is measured beside take turns: a machine has faster and
+/// slower minutes.
+const TURNS: usize = 8;
+
 /// How much is done: little, or with SCALE=full what the figures are of.
 #[derive(Debug, Clone, Copy)]
 struct Counts {

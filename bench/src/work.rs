@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nullspace_tests::{Result, runsc};
 
 use crate::{
-    Counts,
+    Counts, TURNS,
     ground::{Ground, install_floor},
     report::{Figure, Report, Target, median, ms},
 };
@@ -15,9 +15,6 @@ async fn floor(ground: &Ground, what: &str, count: usize) -> Result<Vec<f64>> {
     let nanoseconds: Result<Vec<u64>, _> = printed.split_whitespace().map(str::parse).collect();
     Ok(ms(nanoseconds?.into_iter().map(Duration::from_nanos)))
 }
-
-/// Ours and the floor take turns: a machine has faster and slower minutes.
-const TURNS: usize = 8;
 
 /// One command after the other.
 pub async fn warm(ground: &Ground, counts: Counts, report: &mut Report) -> Result {
