@@ -197,7 +197,7 @@ async fn converse(stream: TcpStream, services: Arc<Services>) {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAMS * STREAM_WINDOW)
         .max_concurrent_streams(STREAMS)
-        .max_frame_size(limits::AGENT_FRAME_BYTES)
+        .max_frame_size(limits::CHUNK_FRAME_BYTES)
         .max_header_list_size(limits::MAX_HEADER_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS)

@@ -35,9 +35,9 @@ pub const BULK_STREAM_WINDOW: u32 = 4 << 20;
 pub const SMALL_STREAM_WINDOW: u32 = 64 << 10;
 /// Windows that one sandbox's connections may hold in the server.
 pub const SANDBOX_WINDOW_BUDGET: u64 = 256 * MIB;
-/// HTTP/2 towards agents: largest frame. A message with a whole chunk fits into
-/// one: else it would be sent as two.
-pub const AGENT_FRAME_BYTES: u32 = MAX_CHUNK_BYTES as u32 + (4 << 10);
+/// HTTP/2, where output is received: largest frame. A message with a whole chunk
+/// fits into one: else it would be sent as two.
+pub const CHUNK_FRAME_BYTES: u32 = MAX_CHUNK_BYTES as u32 + (4 << 10);
 /// Where an agent listens, on every address of its sandbox.
 pub const AGENT_PORT: u16 = 1007;
 /// How long a connection to an agent may take.
@@ -136,3 +136,19 @@ pub const MAX_KEY_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
 pub const DEFAULT_DETACH_GRACE: Duration = Duration::from_secs(30);
 /// The same at most.
 pub const MAX_DETACH_GRACE: Duration = Duration::from_secs(3_600);
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::v1::{AttachCommandResponse, OutputChunk, attach_command_response::Frame};
+
+    #[test]
+    fn a_message_with_a_whole_chunk_is_one_frame() {
+        let chunk = OutputChunk { offset: i64::MAX, stream: 2, data: vec![0; MAX_CHUNK_BYTES].into() };
+        let message = AttachCommandResponse { frame: Some(Frame::Output(chunk)) };
+        // With gRPC's five bytes.
+        assert!(message.encoded_len() + 5 <= CHUNK_FRAME_BYTES as usize);
+    }
+}

@@ -162,7 +162,7 @@ impl Client {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(limits::AGENT_STREAM_WINDOW)
             .initial_connection_window_size(limits::AGENT_STREAM_WINDOW * limits::AGENT_STREAMS as u32)
-            .max_frame_size(limits::AGENT_FRAME_BYTES)
+            .max_frame_size(limits::CHUNK_FRAME_BYTES)
             .handshake(TokioIo::new(stream))
             .await
             .unwrap();

@@ -33,9 +33,8 @@ pub(crate) const WIDE_WINDOW: u32 = 4 << 20;
 /// HTTP/2, all further streams. The server takes 256 on a connection.
 pub(crate) const NARROW_STREAMS: u32 = 100;
 pub(crate) const NARROW_WINDOW: u32 = 256 << 10;
-/// HTTP/2: largest frame that is taken. Output comes in messages of up to 1 MiB
-/// and a little.
-pub(crate) const FRAME_BYTES: u32 = (1 << 20) + (4 << 10);
+/// HTTP/2: largest frame that is taken.
+pub(crate) const FRAME_BYTES: u32 = nullspace_proto::limits::CHUNK_FRAME_BYTES;
 
 /// How long name resolution, TCP and TLS may take together.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

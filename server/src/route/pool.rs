@@ -217,7 +217,7 @@ impl Pool {
             .timer(TokioTimer::new())
             .initial_stream_window_size(kind.stream_window())
             .initial_connection_window_size(kind.window())
-            .max_frame_size(limits::AGENT_FRAME_BYTES)
+            .max_frame_size(limits::CHUNK_FRAME_BYTES)
             .max_header_list_size(limits::MAX_HEADER_BYTES)
             .keep_alive_interval(limits::AGENT_KEEPALIVE)
             .keep_alive_timeout(limits::AGENT_KEEPALIVE)
